@@ -1,0 +1,234 @@
+"""What a component is: its `Config`, the registry, `FFNComponent`, and the dense FFN it replaces.
+
+A component is one file. It registers a class under a name; the class nests a frozen `Config`, the
+only home of its defaults; everything else (FLOP accounting, conversion, saving, contract tests,
+commands, benchmark arms, report rows) goes through what is declared here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from undense.cost import Cost
+from undense.errors import UndenseError
+from undense.ops.activation import activate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Base of every component's settings: plain values and nested configs, to JSON and back."""
+
+    component: ClassVar[str] = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, the component's registry name first."""
+        values: dict[str, Any] = {"component": self.component}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            values[field.name] = value.to_dict() if isinstance(value, Config) else value
+        return values
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed, validated again."""
+        return dataclasses.replace(self, **changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseFFN:
+    """A dense FFN in one orientation whatever the host: rows of a weight are its outputs.
+
+    y = down(act(up x))  or, gated,  y = down(act(gate x) * up x).
+    Shapes: `up`, `gate` (hidden, dim); `down` (dim, hidden); biases (hidden,) or (dim,) or None.
+    """
+
+    up: Tensor
+    down: Tensor
+    activation: str
+    gate: Tensor | None = None
+    up_bias: Tensor | None = None
+    gate_bias: Tensor | None = None
+    down_bias: Tensor | None = None
+
+    @property
+    def dim(self) -> int:
+        """Width of the residual stream."""
+        return self.up.shape[1]
+
+    @property
+    def hidden(self) -> int:
+        """Number of hidden neurons."""
+        return self.up.shape[0]
+
+    @property
+    def shape(self) -> DenseShape:
+        """The sizes alone, which are enough to count what the FFN costs."""
+        return DenseShape(
+            dim=self.dim,
+            hidden=self.hidden,
+            gated=self.gate is not None,
+            activation=self.activation,
+            bias=self.down_bias is not None,
+        )
+
+    def neurons(self, x: Tensor) -> Tensor:
+        """Hidden activations of the rows of `x`: (rows, dim) -> (rows, hidden)."""
+        inner = nn.functional.linear(x, self.up, self.up_bias)
+        if self.gate is None:
+            return activate(inner, self.activation)
+        return activate(nn.functional.linear(x, self.gate, self.gate_bias), self.activation) * inner
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The dense output: (rows, dim) -> (rows, dim)."""
+        return nn.functional.linear(self.neurons(x), self.down, self.down_bias)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseShape:
+    """The sizes of a dense FFN: what a share of its FLOPs refers to."""
+
+    dim: int
+    hidden: int
+    gated: bool = False
+    activation: str = "gelu_tanh"
+    bias: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """What a calibration pass saw at one site: a sample of the FFN's inputs, (rows, dim), fp32."""
+
+    inputs: Tensor
+
+
+class FFNComponent(nn.Module, ABC):
+    """A token-local map (..., dim) -> (..., dim) that stands where a dense FFN stood.
+
+    It returns the update only: the host block adds the residual.
+    """
+
+    component: ClassVar[str] = ""
+    Config: ClassVar[type[Config]]
+
+    def __init__(self, dim: int, config: Config) -> None:
+        super().__init__()
+        if dim < 1:
+            raise UndenseError(f"{self.component}: dim={dim} must be at least 1")
+        self.dim = dim
+        self.config = config
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) -> (..., dim)."""
+
+    @abstractmethod
+    def cost(self, tokens: int) -> Cost:
+        """What one call on `tokens` tokens costs, in the order of `forward`."""
+
+    @abstractmethod
+    def start_from(self, dense: DenseFFN, statistics: Statistics) -> None:
+        """Set the parameters in closed form so that the output approximates `dense`."""
+
+    @classmethod
+    @abstractmethod
+    def sized(cls, config: Config, dim: int, size: int) -> Config:
+        """`config` with its one sizing knob at step `size` (1, 2, 3 …), cost increasing in it.
+
+        Budgets ("25 % of the dense FLOPs") are met by searching over it. A component without such
+        a knob raises an `UndenseError` that says so.
+        """
+
+    def check(self, x: Tensor) -> None:
+        """Refuse an input of another width; the message names both."""
+        if x.shape[-1] != self.dim:
+            raise UndenseError(
+                f"{self.component}: input has {x.shape[-1]} features but the component was built"
+                f" for dim={self.dim}; pass dim={x.shape[-1]}, the width of the residual stream"
+                " (not the hidden width of the FFN)"
+            )
+
+    def extra_repr(self) -> str:
+        fields = ", ".join(f"{k}={v}" for k, v in self.config.to_dict().items())
+        return f"dim={self.dim}, {fields}"
+
+
+_REGISTRY: dict[str, type[FFNComponent]] = {}
+ComponentClass = TypeVar("ComponentClass", bound=type[FFNComponent])
+
+
+def register(name: str) -> Callable[[ComponentClass], ComponentClass]:
+    """Class decorator: make a component known under `name`."""
+
+    def add(cls: ComponentClass) -> ComponentClass:
+        if name in _REGISTRY:
+            raise UndenseError(f"component {name!r} is registered twice: {_REGISTRY[name]}, {cls}")
+        cls.component = name
+        cls.Config.component = name
+        _REGISTRY[name] = cls
+        return cls
+
+    return add
+
+
+def components() -> dict[str, type[FFNComponent]]:
+    """Every registered component by name, in the order of registration."""
+    return dict(_REGISTRY)
+
+
+def component_class(name: str) -> type[FFNComponent]:
+    """The class registered under `name`; an `UndenseError` with near misses where there is none."""
+    if name in _REGISTRY:
+        return _REGISTRY[name]
+    near = difflib.get_close_matches(name, _REGISTRY, n=3)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise UndenseError(f"unknown component {name!r}{hint} Known: {', '.join(_REGISTRY)}")
+
+
+def config_from_dict(values: Mapping[str, Any]) -> Config:
+    """The inverse of `Config.to_dict`, refusing unknown keys by name."""
+    if "component" not in values:
+        raise UndenseError(f"an FFN config needs the key 'component'; got {sorted(values)}")
+    cls = component_class(values["component"]).Config
+    known = {field.name for field in dataclasses.fields(cls)}
+    given: dict[str, Any] = {}
+    for key, value in values.items():
+        if key == "component":
+            continue
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=2)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise UndenseError(
+                f"{values['component']}: unknown setting {key!r}{hint} Known: {sorted(known)}"
+            )
+        nested = isinstance(value, Mapping) and "component" in value
+        given[key] = config_from_dict(value) if nested else value
+    try:
+        return cls(**given)
+    except TypeError as error:
+        raise UndenseError(f"{values['component']}: {error}") from error
+
+
+def build(dim: int, config: Config) -> FFNComponent:
+    """A freshly initialised component of the width `dim`."""
+    return component_class(config.component)(dim, config)
+
+
+def from_dense(dense: DenseFFN, config: Config, statistics: Statistics) -> FFNComponent:
+    """A component whose parameters start, in closed form, as close to `dense` as it can be."""
+    component = build(dense.dim, config)
+    with torch.no_grad():
+        component.start_from(dense, statistics)
+    return component
+
+
+def abstract_cost(dim: int, config: Config, tokens: int = 1) -> Cost:
+    """The cost of a component that is never given memory (built on the meta device)."""
+    with torch.device("meta"):
+        return build(dim, config).cost(tokens)

@@ -1,0 +1,5 @@
+"""The one error type that users meet: what, which value, the rule, the remedy."""
+
+
+class UndenseError(ValueError):
+    """Something that the user can mend; commands print its one line without a traceback."""

@@ -1,0 +1,147 @@
+"""FFN of factored projections: expansion, activation, optional gate, contraction, none dense.
+Sources: Monarch, https://arxiv.org/abs/2204.00595; structured FFNs, https://arxiv.org/abs/2406.16450.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from undense import contract, cost
+from undense.contract import DenseFFN, FFNComponent, Statistics, register
+from undense.cost import Cost
+from undense.errors import UndenseError
+from undense.ops import neurons
+from undense.ops.activation import activate, canonical
+from undense.ops.block_linear import BlockLinear
+from undense.ops.linear_map import LinearMap
+from undense.ops.monarch import MonarchLinear, shuffle
+
+Factor = Literal["block", "monarch"]
+
+
+def _projection(factor: Factor, fan_in: int, fan_out: int, blocks: int, bias: bool) -> LinearMap:
+    if factor == "block":
+        return BlockLinear(fan_in, fan_out, blocks=blocks, bias=bias)
+    return MonarchLinear(fan_in, fan_out, blocks=blocks, bias=bias)
+
+
+@register("tensor_factor")
+class TensorFactor(FFNComponent):
+    """y = V shuffle(act(U x)), gated: y = V shuffle(act(G x) * U x); U, G, V factored.
+
+    `factor="block"`: block-diagonal U and V with a perfect shuffle of the neurons between them.
+    `factor="monarch"`: each projection is two block-diagonal factors with a shuffle of its own.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(contract.Config):
+        """`blocks`: diagonal blocks of every factor. `hidden`: neurons; None is 4 x dim."""
+
+        factor: Factor = "block"
+        blocks: int = 4
+        hidden: int | None = None
+        activation: str = "gelu_tanh"
+        gated: bool = False
+        bias: bool = True
+
+        def __post_init__(self) -> None:
+            canonical(self.activation)
+            if self.factor not in ("block", "monarch"):
+                raise UndenseError(
+                    f"tensor_factor: factor={self.factor!r} must be 'block' or 'monarch'"
+                )
+            if self.blocks < 1:
+                raise UndenseError(f"tensor_factor: blocks={self.blocks} must be at least 1")
+
+    config: Config
+
+    def __init__(self, dim: int, config: Config) -> None:
+        super().__init__(dim, config)
+        self.hidden = config.hidden or 4 * dim
+        self.activation = canonical(config.activation)
+        factor, blocks, bias = config.factor, config.blocks, config.bias
+        self.up = _projection(factor, dim, self.hidden, blocks, bias)
+        self.gate = _projection(factor, dim, self.hidden, blocks, bias) if config.gated else None
+        self.down = _projection(factor, self.hidden, dim, blocks, bias)
+
+    def neurons(self, x: Tensor) -> Tensor:
+        """Hidden activations in the order in which `down` reads them."""
+        inner = self.up(x)
+        if self.gate is None:
+            hidden = activate(inner, self.activation)
+        else:
+            hidden = activate(self.gate(x), self.activation) * inner
+        if self.config.factor == "block" and self.config.blocks > 1:
+            return shuffle(hidden, self.config.blocks)
+        return hidden
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check(x)
+        return self.down(self.neurons(x))
+
+    def cost(self, tokens: int) -> Cost:
+        numbers = tokens * self.hidden
+        parts = [self.up.cost("up", tokens)]
+        if self.gate is not None:
+            parts.append(cost.fan_out("input read twice", tokens * self.dim, 2))
+            parts.append(self.gate.cost("gate", tokens))
+            parts.append(cost.product("gating", numbers))
+        parts.append(cost.activation("activation", numbers, self.activation))
+        parts.append(self.down.cost("down", tokens))
+        return Cost.total("tensor_factor", *parts)
+
+    def start_from(self, dense: DenseFFN, statistics: Statistics) -> None:
+        """Neurons kept by output energy, each projection approximated in closed form on the inputs
+        that it sees, the factor nearest to the output solved again on the sample."""
+        rows = statistics.inputs
+        targets = dense(rows)
+        if self.hidden > dense.hidden:
+            raise UndenseError(
+                f"tensor_factor: hidden={self.hidden} exceeds the {dense.hidden} neurons of the"
+                " dense FFN that it starts from; lower hidden or raise blocks"
+            )
+        kept = neurons.keep(dense.neurons(rows), dense.down, self.hidden)
+        gram = rows.T @ rows / len(rows)
+        if dense.gate is None:
+            fires, fires_bias = (dense.up[kept], _rows(dense.up_bias, kept))
+            scales, scales_bias = (None, None)
+        else:
+            fires, fires_bias = (dense.gate[kept], _rows(dense.gate_bias, kept))
+            scales, scales_bias = (dense.up[kept], _rows(dense.up_bias, kept))
+        if self.gate is None:
+            self.up.approximate_(fires, fires_bias, gram)
+        else:
+            if scales is None and not self.config.bias:
+                raise UndenseError(
+                    "tensor_factor: gated=True can start from a plain dense FFN only with bias=True"
+                    " (the up branch starts as the constant 1)"
+                )
+            self.gate.approximate_(fires, fires_bias, gram)
+            if scales is None:
+                scales, scales_bias = (fires.new_zeros(fires.shape), fires.new_ones(len(kept)))
+            self.up.approximate_(scales, scales_bias, gram)
+        order = self._order(kept)
+        features = self.neurons(rows)
+        seen = features.T @ features / len(rows)
+        self.down.approximate_(dense.down[:, order], dense.down_bias, seen)
+        self.down.refit_(features, targets)
+
+    def _order(self, kept: Tensor) -> Tensor:
+        """The kept neurons in the order in which `down` reads them."""
+        if self.config.factor == "block" and self.config.blocks > 1:
+            return shuffle(kept, self.config.blocks)
+        return kept
+
+    @classmethod
+    def sized(cls, config: contract.Config, dim: int, size: int) -> contract.Config:
+        """`size` multiplies the smallest number of neurons that the blocks divide."""
+        assert isinstance(config, TensorFactor.Config)
+        step = config.blocks if config.factor == "block" else config.blocks**2
+        return config.replace(hidden=size * step)
+
+
+def _rows(bias: Tensor | None, kept: Tensor) -> Tensor | None:
+    return None if bias is None else bias[kept]

@@ -1,0 +1,1 @@
+"""The maths: one operation a file, plain PyTorch, the reference for any faster kernel."""

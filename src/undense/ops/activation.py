@@ -1,0 +1,49 @@
+"""Pointwise activation functions by the names that configs use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from undense.errors import UndenseError
+
+
+def _relu2(x: Tensor) -> Tensor:
+    positive = F.relu(x)
+    return positive * positive
+
+
+_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu,
+    "relu": F.relu,
+    "relu2": _relu2,
+    "identity": lambda x: x,
+}
+
+NAMES: tuple[str, ...] = tuple(_FUNCTIONS)
+
+# Names used by Hugging Face configs for the same functions.
+ALIASES: dict[str, str] = {
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "swish": "silu",
+    "linear": "identity",
+}
+
+
+def canonical(name: str) -> str:
+    """The name used here for an activation, whichever of its names is given."""
+    name = ALIASES.get(name, name)
+    if name not in _FUNCTIONS:
+        raise UndenseError(f"unknown activation {name!r}; known: {', '.join((*NAMES, *ALIASES))}")
+    return name
+
+
+def activate(x: Tensor, name: str) -> Tensor:
+    """Apply the activation called `name` to every number of `x`."""
+    return _FUNCTIONS[name](x)
