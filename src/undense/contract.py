@@ -103,9 +103,18 @@ class DenseShape:
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """What a calibration pass saw at one site: a sample of the FFN's inputs, (rows, dim), fp32."""
+    """What a calibration pass saw at one site: a sample of the FFN's inputs, (rows, dim), fp32.
+
+    `targets`, (rows, dim), is what the component shall put out there, where that is not the dense
+    output itself: a stage of a composite starts towards what the stages before it left over.
+    """
 
     inputs: Tensor
+    targets: Tensor | None = None
+
+    def wanted(self, dense: DenseFFN) -> Tensor:
+        """The outputs to start towards: (rows, dim)."""
+        return dense(self.inputs) if self.targets is None else self.targets
 
 
 class FFNComponent(nn.Module, ABC):

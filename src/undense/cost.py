@@ -22,7 +22,7 @@ PER_ELEMENT: dict[str, int] = {
     "gelu": 5,  # x * 0.5 * (1 + erf(x / sqrt 2))
     "gelu_tanh": 9,  # 0.5 * x * (1 + tanh(c * (x + 0.044715 * x * x * x)))
     "gelu_backward": 11,  # g * (Phi(x) + x * phi(x)), phi(x) = a * exp(-x * x / 2)
-    "gelu_tanh_backward": 17,  # g * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * c * (1 + 3a * x * x))
+    "gelu_tanh_backward": 18,  # g * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * c * (1 + 3a * x * x))
     "sigmoid": 4,  # 1 / (1 + exp(-x))
     "sigmoid_backward": 3,  # g * (s * (1 - s))
     "silu": 5,  # x * sigmoid(x)
@@ -33,12 +33,34 @@ PER_ELEMENT: dict[str, int] = {
     "tanh_backward": 3,  # g * (1 - t * t)
     "softmax": 5,  # maximum, subtract, exp, sum, divide
     "softmax_backward": 4,  # g * y, sum, subtract, multiply
-    "log_softmax": 6,  # maximum, subtract, exp, sum, log, subtract
-    "log_softmax_backward": 4,
+    "log_softmax": 6,  # maximum, subtract, exp, sum; subtract both again (the log is one a row)
+    "log_softmax_backward": 4,  # sum; exp, multiply, subtract
     "layer_norm": 6,  # mean, subtract, square, sum; subtract, multiply
     "layer_norm_affine": 2,  # weight, bias
-    "layer_norm_backward": 12,  # gradients of input, weight and bias in one kernel
+    # input: g * w, sum; * x, sum; a * gw + b * x + c. Weight: (x - mean) / std, * g, sum. Bias: sum.
+    "layer_norm_backward": 13,
     "power": 2,  # x ** 3 = x * x * x; other exponents are counted alike
+    "layer_norm_backward_input": 8,  # the three shares of layer_norm_backward
+    "layer_norm_backward_weight": 4,
+    "layer_norm_backward_bias": 1,
+    "rms_norm": 3,  # square, sum; multiply
+    "rms_norm_weight": 1,
+    "rms_norm_backward_input": 6,  # g * w; * x, sum; a * gw - b * x
+    "rms_norm_backward_weight": 3,  # x / rms, * g, sum
+    "attention_score": 6,  # scale, then softmax
+    "attention_score_backward": 6,  # scale, p = exp(s - logsumexp); p * (dp - d), scale
+    "attention_output_backward": 2,  # d = sum(g * y)
+    "variance": 4,  # mean, subtract, square, sum
+    "logsumexp": 4,  # maximum, subtract, exp, sum
+    "vector_norm": 2,  # square, sum
+    "dropout": 2,  # mask, scale
+    "rsqrt": 2,  # sqrt, divide
+    "softplus": 4,  # log1p(exp(b * x)) / b
+    "softplus_backward": 5,  # z = exp(b * x), g * z / (z + 1)
+    "mse_loss": 3,  # subtract, square, sum
+    "mse_loss_backward": 3,  # g * 2 * (x - y)
+    "nll_loss": 2,  # negate, sum: one number a target
+    "nll_loss_backward": 1,
 }
 
 

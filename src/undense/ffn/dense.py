@@ -59,14 +59,15 @@ class Dense(FFNComponent):
 
     def start_from(self, dense: DenseFFN, statistics: Statistics) -> None:
         rows = statistics.inputs
-        targets = dense(rows)
+        targets = statistics.wanted(dense)
         inner, shift = (dense.up, dense.up_bias)
         if dense.gate is not None:  # the gate decides when a gated neuron fires
             inner, shift = (dense.gate, dense.gate_bias)
         # Same neurons, same function: copied, not fitted.
-        exact = self.hidden == dense.hidden and dense.gate is None
+        whole = self.hidden == dense.hidden and dense.gate is None and statistics.targets is None
         same = canonical(dense.activation) == self.activation
-        if exact and same and self.config.bias:
+        exact = whole and same and self.config.bias
+        if exact:
             kept = slice(None)
         else:
             count = min(self.hidden, dense.hidden)
@@ -75,7 +76,7 @@ class Dense(FFNComponent):
         self.up.weight.data[0, :count] = inner[kept]
         if self.up.bias is not None:
             self.up.bias.data[:count] = 0.0 if shift is None else shift[kept]
-        if exact and same and self.config.bias:
+        if exact:
             self.down.weight.data[0] = dense.down
             assert self.down.bias is not None
             self.down.bias.data.copy_(

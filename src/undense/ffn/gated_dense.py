@@ -65,13 +65,14 @@ class GatedDense(FFNComponent):
 
     def start_from(self, dense: DenseFFN, statistics: Statistics) -> None:
         rows = statistics.inputs
-        targets = dense(rows)
+        targets = statistics.wanted(dense)
         if dense.gate is None and not self.config.bias:
             raise UndenseError(
                 "gated_dense: a plain dense FFN can only be carried over with bias=True"
                 " (the up branch starts as the constant 1)"
             )
-        whole = self.hidden == dense.hidden and canonical(dense.activation) == self.activation
+        same = canonical(dense.activation) == self.activation
+        whole = self.hidden == dense.hidden and same and statistics.targets is None
         kept = neurons.keep(dense.neurons(rows), dense.down, min(self.hidden, dense.hidden))
         count = len(kept)
         gate, gate_bias = (dense.gate, dense.gate_bias)

@@ -68,7 +68,7 @@ class LowRank(FFNComponent):
                 " FFN that it starts from; the rank is what makes it smaller"
             )
         rows = statistics.inputs
-        targets = dense(rows)
+        targets = statistics.wanted(dense)
         gated = dense.gate is not None
         weight = dense.gate if gated else dense.up
         shift = dense.gate_bias if gated else dense.up_bias

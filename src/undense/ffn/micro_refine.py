@@ -95,10 +95,8 @@ class SparseMicroRefine(FFNComponent):
         return Cost.total(name, into, bias, silu, out, bias, residual, state)
 
     def start_from(self, dense: DenseFFN, statistics: Statistics) -> None:
-        self.fit_(statistics.inputs, dense(statistics.inputs))
-
-    def fit_(self, inputs: Tensor, targets: Tensor) -> None:
         """The first step solved feature by feature on a sample; the later ones start at rest."""
+        inputs, targets = (statistics.inputs, statistics.wanted(dense))
         into = 1 / inputs.std(0).clamp_min(1e-6)
         bent = nn.functional.silu(inputs * into)
         x = bent - bent.mean(0)

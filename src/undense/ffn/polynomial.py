@@ -94,10 +94,8 @@ class SparsePolynomial(FFNComponent):
         )
 
     def start_from(self, dense: DenseFFN, statistics: Statistics) -> None:
-        self.fit_(statistics.inputs, dense(statistics.inputs))
-
-    def fit_(self, inputs: Tensor, targets: Tensor) -> None:
         """Least squares over all terms on a sample, the strongest kept, then solved again."""
+        inputs, targets = (statistics.inputs, statistics.wanted(dense))
         scale = 1 / (2 * inputs.std(0)).clamp_min(1e-6)
         bounded = torch.tanh(inputs * scale)
         strengths = []

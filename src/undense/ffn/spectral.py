@@ -33,7 +33,7 @@ class SparseSpectral(FFNComponent):
     class Config(contract.Config):
         """`k_freq`: frequencies (fourier, cosine) or modes (eigen) kept; all others cost nothing.
 
-        At random start fourier and cosine keep the lowest frequencies from 1 on, eigen a random
+        At random start fourier (from 1 on) and cosine (from 0 on) keep the lowest, eigen a random
         orthonormal set; a start from dense weights keeps those that explain most of its output.
         """
 
@@ -63,7 +63,7 @@ class SparseSpectral(FFNComponent):
                 f" has in the {config.basis} basis; use k_freq <= {limit}"
             )
         self.modes = config.k_freq * (2 if config.basis == "fourier" else 1)
-        first = 0 if config.basis == "eigen" else 1
+        first = 1 if config.basis == "fourier" else 0  # the mean is no frequency of a pair
         self.register_buffer("analysis", torch.empty(self.modes, dim))
         self.register_buffer("synthesis", torch.empty(self.modes, dim))
         self.register_buffer("frequencies", torch.arange(first, first + config.k_freq))
@@ -73,25 +73,26 @@ class SparseSpectral(FFNComponent):
         self.register_buffer("partner", partner)
         self.gain = nn.Parameter(torch.ones(self.modes))
         self.twist = nn.Parameter(torch.zeros(self.modes)) if config.basis == "fourier" else None
+        if self.analysis.is_meta:
+            return  # sizes without memory: there is nothing to fill
         if config.basis == "eigen":
             rows = nn.init.orthogonal_(torch.empty(self.modes, dim))
             self.analysis.copy_(rows)
             self.synthesis.copy_(rows)
         else:
-            self._keep(self.frequencies.clamp_max(limit))
+            self._keep(list(range(first, first + config.k_freq)))
 
-    def _keep(self, frequencies: Tensor) -> None:
+    def _keep(self, frequencies: list[int]) -> None:
         """Fill both bases with the rows of the given frequencies, pairs kept together."""
         rows, of_row = self._full_basis()
-        order = torch.cat([(of_row == f).nonzero().flatten() for f in frequencies.tolist()])
-        self.frequencies.copy_(frequencies)
+        order = torch.cat([(of_row == f).nonzero().flatten() for f in frequencies])
+        self.frequencies.copy_(torch.tensor(frequencies))
         self.analysis.copy_(rows[order])
         self.synthesis.copy_(rows[order])
 
     def _full_basis(self) -> tuple[Tensor, Tensor]:
         build = fourier_basis if self.config.basis == "fourier" else cosine_basis
-        with torch.device("cpu"):
-            return build(self.dim)
+        return build(self.dim)
 
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)
@@ -119,15 +120,13 @@ class SparseSpectral(FFNComponent):
         return Cost.total("spectral", *parts)
 
     def start_from(self, dense: DenseFFN, statistics: Statistics) -> None:
-        self.fit_(statistics.inputs, dense(statistics.inputs))
-
-    def fit_(self, inputs: Tensor, targets: Tensor) -> None:
-        """Least squares on a sample, both sides centred: (rows, dim), (rows, dim).
+        """Least squares on the sample, both sides centred.
 
         Eigen: the best linear map of this rank, its output directions as `synthesis` and its input
         directions as `analysis`. Fourier and cosine: the response of every frequency is solved by
         itself, and the `k_freq` frequencies that explain most variance are kept.
         """
+        inputs, targets = (statistics.inputs, statistics.wanted(dense))
         if self.config.basis == "eigen":
             out, into, gains = reduced_rank(inputs, targets, self.modes)
             self.analysis.copy_(into.T)
@@ -148,7 +147,7 @@ class SparseSpectral(FFNComponent):
             responses.append(response)
             explained.append(energy)
         best = torch.stack(explained).topk(self.config.k_freq).indices.sort().values
-        self._keep(usable[best])
+        self._keep(usable[best].tolist())
         solved = torch.stack([responses[i] for i in best.tolist()])  # (k_freq, 2, rows of one)
         self.gain.data.copy_(solved[:, 0].flatten())
         if self.twist is not None:

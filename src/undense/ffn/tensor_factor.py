@@ -97,7 +97,7 @@ class TensorFactor(FFNComponent):
         """Neurons kept by output energy, each projection approximated in closed form on the inputs
         that it sees, the factor nearest to the output solved again on the sample."""
         rows = statistics.inputs
-        targets = dense(rows)
+        targets = statistics.wanted(dense)
         if self.hidden > dense.hidden:
             raise UndenseError(
                 f"tensor_factor: hidden={self.hidden} exceeds the {dense.hidden} neurons of the"

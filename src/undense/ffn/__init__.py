@@ -1,0 +1,25 @@
+"""One FFN component a file, the dense yardsticks included. A new one needs one line here."""
+
+from undense.ffn.dense import Dense
+from undense.ffn.gated_dense import GatedDense
+from undense.ffn.low_rank import LowRank
+from undense.ffn.micro_refine import SparseMicroRefine
+from undense.ffn.none import NoFFN
+from undense.ffn.polynomial import SparsePolynomial
+from undense.ffn.projection import Projection
+from undense.ffn.spectral import SparseSpectral
+from undense.ffn.tensor_factor import TensorFactor
+from undense.ffn.ultra import UltraEfficientSparseFFN
+
+__all__ = [
+    "Dense",
+    "GatedDense",
+    "LowRank",
+    "NoFFN",
+    "Projection",
+    "SparseMicroRefine",
+    "SparsePolynomial",
+    "SparseSpectral",
+    "TensorFactor",
+    "UltraEfficientSparseFFN",
+]

@@ -1,0 +1,199 @@
+"""What the names that users type stand for: components, presets, and shares of the dense FLOPs.
+
+`resolve("ultra-25", shape)` is a config whose FLOPs are the largest not above 25 % of those of the
+dense FFN of that shape. The grammar, for any registered component NAME and any number N:
+
+    NAME        its defaults, fitted to the host's activation and biases
+    NAME-N      its sizing knob chosen for N % of the FLOPs of the dense FFN that it replaces
+    ultra-N     the composition that measured best for its FLOPs, at N %
+    ultra-all-N all four stages of the composition, at N %
+    narrow-N    the host's own kind of dense FFN with fewer neurons, at N %
+    seed        the original proposal's composition, term by term
+    {...}, file.json   a config as JSON
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from undense.contract import (
+    Config,
+    DenseShape,
+    abstract_cost,
+    component_class,
+    components,
+    config_from_dict,
+)
+from undense.errors import UndenseError
+from undense.ffn.dense import Dense
+from undense.ffn.gated_dense import GatedDense
+from undense.ffn.micro_refine import SparseMicroRefine
+from undense.ffn.polynomial import SparsePolynomial
+from undense.ffn.projection import Projection
+from undense.ffn.spectral import SparseSpectral
+from undense.ffn.tensor_factor import TensorFactor
+from undense.ffn.ultra import UltraEfficientSparseFFN
+
+FFNSpec = str | Config | Mapping[str, Any]
+
+
+def dense_config(shape: DenseShape) -> Config:
+    """The config of the dense FFN of this shape: what every share refers to."""
+    kind = GatedDense if shape.gated else Dense
+    return kind.Config(hidden=shape.hidden, activation=shape.activation, bias=shape.bias)
+
+
+def dense_flops(shape: DenseShape) -> int:
+    """Forward FLOPs for one token of the dense FFN of this shape."""
+    return abstract_cost(shape.dim, dense_config(shape)).forward
+
+
+def seed(shape: DenseShape) -> Config:
+    """The original proposal: about 20 of 128 frequencies, a degree-3 polynomial keeping 30 % of its
+    terms, four micro-steps on every feature, a square projection, LayerNorm before and after."""
+    return UltraEfficientSparseFFN.Config(
+        spectral=SparseSpectral.Config(k_freq=max(1, 20 * shape.dim // 128)),
+        polynomial=SparsePolynomial.Config(poly_degree=3, poly_keep_ratio=0.3),
+        micro=SparseMicroRefine.Config(micro_steps=4, micro_keep_ratio=1.0),
+        projection=Projection.Config(blocks=1, bias=False),
+    )
+
+
+def ultra(shape: DenseShape) -> Config:
+    """The composition that measured best for its FLOPs; its projection is what N sizes."""
+    return UltraEfficientSparseFFN.Config(
+        spectral=SparseSpectral.Config(k_freq=max(1, shape.dim // 16), basis="eigen"),
+        polynomial=None,
+        micro=None,
+        projection=fitted("tensor_factor", shape),
+        norm_in=False,
+        norm_out=False,
+    )
+
+
+def ultra_all(shape: DenseShape) -> Config:
+    """All four stages and both norms, each stage a small share; the projection is sized by N."""
+    return UltraEfficientSparseFFN.Config(
+        spectral=SparseSpectral.Config(k_freq=max(1, shape.dim // 32), basis="eigen"),
+        polynomial=SparsePolynomial.Config(poly_degree=2, poly_keep_ratio=1 / 32),
+        micro=SparseMicroRefine.Config(micro_steps=2, micro_keep_ratio=1 / 16),
+        projection=fitted("tensor_factor", shape),
+    )
+
+
+PRESETS: dict[str, Callable[[DenseShape], Config]] = {
+    "seed": seed,
+    "ultra": ultra,
+    "ultra-all": ultra_all,
+    "narrow": dense_config,
+}
+
+
+def fitted(name: str, shape: DenseShape) -> Config:
+    """The defaults of a component, with the host's activation, biases and gating where it has them.
+
+    A gated component on a plain host gets biases, which its start needs.
+    """
+    cls = component_class(name).Config
+    known = {field.name for field in fields(cls)}
+    host: dict[str, Any] = {"activation": shape.activation, "bias": shape.bias}
+    if name == "gated_dense" and not shape.gated:
+        host["bias"] = True
+    if name == "low_rank":
+        host["hidden"] = shape.hidden
+    if name == "tensor_factor":
+        host["gated"] = shape.gated
+        if not shape.gated:
+            host["bias"] = True
+    return cls(**{key: value for key, value in host.items() if key in known})
+
+
+def at_share(config: Config, shape: DenseShape, percent: float) -> Config:
+    """`config` with its sizing knob at the largest step whose FLOPs do not exceed the share.
+
+    Raises `UndenseError` where even the smallest step costs more, naming what it costs.
+    """
+    budget = dense_flops(shape) * percent / 100
+    cls = component_class(config.component)
+
+    def flops(size: int) -> float:
+        try:
+            return abstract_cost(shape.dim, cls.sized(config, shape.dim, size)).forward
+        except UndenseError:
+            if size == 1:
+                raise
+            return float("inf")  # past the last size that this width allows
+
+    if (least := flops(1)) > budget:
+        raise UndenseError(
+            f"{config.component}: {percent:g} % of the dense FFN is {budget:.0f} FLOPs a token at"
+            f" dim={shape.dim}, hidden={shape.hidden}, but its smallest size costs {least:.0f};"
+            f" ask for at least {100 * least / dense_flops(shape):.1f} %"
+        )
+    fits, exceeds = (1, 2)
+    while flops(exceeds) <= budget:
+        fits, exceeds = (exceeds, 2 * exceeds)
+    while exceeds - fits > 1:
+        middle = (fits + exceeds) // 2
+        fits, exceeds = (middle, exceeds) if flops(middle) <= budget else (fits, middle)
+    return cls.sized(config, shape.dim, fits)
+
+
+def resolve(spec: FFNSpec, shape: DenseShape) -> Config:
+    """The config that a spec stands for at a dense FFN of this shape (grammar: see the module)."""
+    if isinstance(spec, Config):
+        return spec
+    if isinstance(spec, Mapping):
+        return config_from_dict(spec)
+    text = spec.strip()
+    if text.startswith("{"):
+        return config_from_dict(_json(text, "the inline FFN config"))
+    if text.endswith(".json"):
+        path = Path(text)
+        if not path.is_file():
+            raise UndenseError(f"FFN config {text!r}: no such file")
+        return config_from_dict(_json(path.read_text(), text))
+    name, percent = _split(text)
+    base = PRESETS[name](shape) if name in PRESETS else fitted(name, shape)
+    if percent is not None:
+        return at_share(base, shape, percent)
+    return UltraEfficientSparseFFN.Config() if name == "ultra" else base
+
+
+def _split(text: str) -> tuple[str, float | None]:
+    """Name and percentage of a spec such as ultra-12.5; unknown names raise with near misses."""
+    known = list(dict.fromkeys([*PRESETS, *components()]))
+    if text in known:
+        return text, None
+    match = re.fullmatch(r"(?P<name>[a-z_-]+?)-(?P<percent>\d+(\.\d+)?)", text)
+    name = match["name"] if match else text
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise UndenseError(
+            f"unknown FFN {text!r}{hint} Known: {', '.join(known)}; NAME-N sizes one to N % of the"
+            " dense FLOPs"
+        )
+    assert match is not None
+    percent = float(match["percent"])
+    if not 0 < percent <= 1000:
+        raise UndenseError(f"FFN {text!r}: the share must be above 0 and at most 1000 (per cent)")
+    if name == "seed":
+        raise UndenseError("FFN 'seed' is one fixed composition; use 'ultra-all-N' for a share")
+    return name, percent
+
+
+def _json(text: str, origin: str) -> Mapping[str, Any]:
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UndenseError(f"{origin} is not JSON: {error}") from error
+    if not isinstance(values, Mapping):
+        raise UndenseError(f"{origin} must be a JSON object with the key 'component'")
+    return values

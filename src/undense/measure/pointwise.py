@@ -1,0 +1,178 @@
+"""Work of operations on each number by itself: arithmetic, comparisons, functions, activations.
+
+The output's numbers (after broadcasting) times a constant. In multiply-adds a product or a function
+is 1 and a sum or a comparison 0. Complex numbers: see `COMPLEX`; a function that is not listed
+there is not counted on complex numbers at all, rather than wrongly.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from undense.cost import per_element
+from undense.measure.call import Call, Formula, Work
+
+# One FLOP a number, and no multiply-add: sums, signs, comparisons.
+_SUMS = """
+abs neg sign sgn floor ceil round trunc frac maximum minimum fmax fmin eq ne lt le gt ge isnan isinf
+isneginf isposinf heaviside
+""".split()
+
+# One FLOP and one multiply-add a number: products and elementary functions.
+_FUNCTIONS = """
+reciprocal sqrt exp exp2 expm1 log log2 log10 log1p sin cos tan sinh cosh
+tanh asin acos atan asinh acosh atanh atan2 erf erfc erfinv fmod remainder floor_divide
+""".split()
+
+# FLOPs a number where it is more than one; one multiply-add.
+_COSTLIER: dict[str, int] = {
+    "pow": per_element("power"),
+    "rsqrt": per_element("rsqrt"),
+    "xlogy": 2,
+    "hypot": 4,  # x * x + y * y, sqrt
+    "sigmoid": per_element("sigmoid"),
+    "sigmoid_backward": per_element("sigmoid_backward"),
+    "tanh_backward": per_element("tanh_backward"),
+    "relu": per_element("relu"),
+    "threshold": per_element("relu"),
+    "threshold_backward": per_element("threshold_backward"),
+    "silu": per_element("silu"),
+    "silu_backward": per_element("silu_backward"),
+    "softplus": per_element("softplus"),
+    "softplus_backward": per_element("softplus_backward"),
+    "leaky_relu": 2,  # compare, multiply
+    "leaky_relu_backward": 2,
+    "elu": 4,  # compare, a * (exp(x) - 1)
+    "hardtanh": 2,
+    "hardtanh_backward": 2,
+    "hardsigmoid": 4,  # clamp(x + 3, 0, 6) / 6
+    "hardsigmoid_backward": 3,
+    "hardswish": 5,
+    "hardswish_backward": 5,  # two comparisons, g * (x / 3 + 1 / 2)
+    "mish": 4,  # x * tanh(log1p(exp(x)))
+    "native_dropout": per_element("dropout"),
+    "native_dropout_backward": per_element("dropout"),
+    "mse_loss_backward": per_element("mse_loss_backward"),
+    "polar": 4,  # r * cos, r * sin
+}
+
+# FLOPs a number of the output where an operand or the output is complex, and multiply-adds.
+_COMPLEX: dict[str, Work] = {
+    "neg": Work(2),
+    "conj_physical": Work(1),
+    "eq": Work(2),
+    "ne": Work(2),
+    "abs": Work(4, 3),  # sqrt(x * x + y * y)
+    "angle": Work(1, 1),
+    "sgn": Work(6, 5),
+    "exp": Work(5, 5),  # exp, cos, sin, two products
+    "polar": Work(4, 4),
+    "reciprocal": Work(6, 4),  # conj(z) / (x * x + y * y)
+}
+
+
+def _numbers(call: Call) -> int:
+    return call.result.numel()
+
+
+def _involves_complex(call: Call) -> bool:
+    scalars = any(isinstance(value, complex) for value in (*call.args, *call.kwargs.values()))
+    return scalars or call.result.is_complex() or any(x.is_complex() for x in call.tensors())
+
+
+def each(name: str, flops: int, macs: int) -> Formula:
+    """`flops` and `macs` for every number of the output; on complex numbers what `_COMPLEX` says."""
+
+    def formula(call: Call) -> Work | None:
+        per = Work(flops, macs)
+        if _involves_complex(call):
+            if name not in _COMPLEX:
+                return None
+            per = _COMPLEX[name]
+        return Work(per.flops * _numbers(call), per.macs * _numbers(call))
+
+    return formula
+
+
+def _is_complex(value: object) -> bool:
+    return value.is_complex() if isinstance(value, Tensor) else isinstance(value, complex)
+
+
+def mul(call: Call) -> Work:
+    """Complex times complex 6, complex times real 2."""
+    sides = _is_complex(call["self"]) + _is_complex(call["other"])
+    flops, macs = ((1, 1), (2, 2), (6, 4))[sides]
+    return Work(flops * _numbers(call), macs * _numbers(call))
+
+
+def div(call: Call) -> Work:
+    """By a complex number 11: times its conjugate, over its squared length."""
+    flops, macs = (1, 1)
+    if _is_complex(call["other"]):
+        flops, macs = (11, 8)
+    elif _is_complex(call["self"]):
+        flops, macs = (2, 2)
+    return Work(flops * _numbers(call), macs * _numbers(call))
+
+
+def add(call: Call) -> Work:
+    """The sum, and the product with `alpha` where it is not 1."""
+    width = 2 if _involves_complex(call) else 1
+    scaled = call.get("alpha") not in (None, 1)
+    return Work(width * (1 + scaled) * _numbers(call), scaled * width * _numbers(call))
+
+
+def addcmul(call: Call) -> Work | None:
+    """self + value * a * b (or / b), the product with `value` where it is not 1."""
+    if _involves_complex(call):
+        return None
+    macs = 1 + (call["value"] != 1)
+    return Work((1 + macs) * _numbers(call), macs * _numbers(call))
+
+
+def clamp(call: Call) -> Work:
+    """One comparison for each bound that is given."""
+    bounds = (call.get("min") is not None) + (call.get("max") is not None)
+    return Work(bounds * _numbers(call))
+
+
+def gelu(call: Call) -> Work:
+    name = "gelu" if call["approximate"] == "none" else "gelu_tanh"
+    return Work(per_element(name) * _numbers(call), _numbers(call))
+
+
+def gelu_backward(call: Call) -> Work:
+    name = "gelu_backward" if call["approximate"] == "none" else "gelu_tanh_backward"
+    return Work(per_element(name) * _numbers(call), _numbers(call))
+
+
+def glu(call: Call) -> Work:
+    """Half of the input times the sigmoid of the other half."""
+    return Work((per_element("sigmoid") + 1) * _numbers(call), 2 * _numbers(call))
+
+
+def elu_backward(call: Call) -> Work:
+    """compare; g * (y + a), or with the input for y: g * a * exp(x)."""
+    return Work(3 * _numbers(call), 2 * _numbers(call))
+
+
+FORMULAS: dict[str, Formula] = {
+    **{f"aten.{name}": each(name, 1, 0) for name in (*_SUMS, "angle", "conj_physical")},
+    **{f"aten.{name}": each(name, 1, 1) for name in _FUNCTIONS},
+    **{f"aten.{name}": each(name, flops, 1) for name, flops in _COSTLIER.items()},
+    "aten.mul": mul,
+    "aten.div": div,
+    "aten.add": add,
+    "aten.sub": add,
+    "aten.rsub": add,
+    "aten.addcmul": addcmul,
+    "aten.addcdiv": addcmul,
+    "aten.lerp": each("lerp", 3, 1),  # self + weight * (end - self)
+    "aten.clamp": clamp,
+    "aten.clamp_min": each("clamp_min", 1, 0),
+    "aten.clamp_max": each("clamp_max", 1, 0),
+    "aten.gelu": gelu,
+    "aten.gelu_backward": gelu_backward,
+    "aten.glu": glu,
+    "aten.elu_backward": elu_backward,
+}

@@ -1,0 +1,71 @@
+"""The figures of one model: what it costs, how well it predicts, how long it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from undense.measure.flops import count_flops
+from undense.measure.timing import interleaved
+
+TIMED_TOKENS = (1, 16, 128, 512)
+
+
+def model_flops_per_token(model: PreTrainedModel, context: int) -> float:
+    """Forward FLOPs of a full block of `context` tokens, divided by them; counted without memory,
+    attention at the full price of every pair of positions."""
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(model.config)
+        ids = torch.zeros(1, context, dtype=torch.long)
+    with torch.no_grad():
+        return count_flops(lambda: empty(input_ids=ids, use_cache=False)).dispatched / context
+
+
+def forward_times(
+    models: Mapping[str, PreTrainedModel], context: int, *, rounds: int, threads: int
+) -> dict[str, dict[str, Any]]:
+    """Whole-model forward times by arm and number of tokens, all arms in turn in every round."""
+
+    def call(model: PreTrainedModel, tokens: int) -> Callable[[], object]:
+        time = min(tokens, context)
+        ids = torch.randint(model.config.vocab_size, (tokens // time, time))
+        return lambda: model(input_ids=ids, use_cache=False)
+
+    return _times(
+        {arm: lambda n, m=model: call(m, n) for arm, model in models.items()},
+        rounds=rounds,
+        threads=threads,
+    )
+
+
+def ffn_times(
+    ffns: Mapping[str, nn.Module], dim: int, *, rounds: int, threads: int
+) -> dict[str, dict[str, Any]]:
+    """Forward times of one FFN by arm and number of tokens, all arms in turn in every round."""
+
+    def call(ffn: nn.Module, tokens: int) -> Callable[[], object]:
+        x = torch.randn(tokens, dim)
+        return lambda: ffn(x)
+
+    return _times(
+        {arm: lambda n, f=ffn: call(f, n) for arm, ffn in ffns.items()},
+        rounds=rounds,
+        threads=threads,
+    )
+
+
+def _times(
+    makers: Mapping[str, Callable[[int], Callable[[], object]]], *, rounds: int, threads: int
+) -> dict[str, dict[str, Any]]:
+    result: dict[str, dict[str, Any]] = {arm: {} for arm in makers}
+    for tokens in TIMED_TOKENS:
+        arms = {arm: maker(tokens) for arm, maker in makers.items()}
+        with torch.no_grad():
+            timings = interleaved(arms, rounds=rounds, warmup=3, threads=threads)
+        for arm, timing in timings.items():
+            result[arm][str(tokens)] = {"median": timing.median_ms, "iqr": list(timing.iqr_ms)}
+    return result

@@ -1,0 +1,75 @@
+"""What a demo run is: its arms and its budget, the same for every arm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from undense.errors import UndenseError
+from undense.pipeline.load import TINY
+
+Calibration = Literal["corpus"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """A dense model against its replacements, with the same data and training for every arm."""
+
+    model: str = TINY
+    """"tiny" for the bundled model, a folder, or a hub name."""
+    data: str | None = None
+    """A text file or a folder of text; by default the Python standard library's own source."""
+    percents: tuple[float, ...] = (25,)
+    """Shares of the dense FFN FLOPs to try."""
+    arms: tuple[str, ...] | None = None
+    """FFN specs to compare; by default, for each share, ultra, ultra-all and narrow, then none."""
+    distill_steps: int = 80
+    """Steps of layer-wise distillation; arms with nothing to distil fine-tune that much longer."""
+    finetune_steps: int = 80
+    """Steps of fine-tuning of all weights."""
+    distill_rate: float = 2e-3
+    """Step size of the distillation."""
+    finetune_rate: float = 5e-4
+    """Step size of the fine-tuning."""
+    batch: int = 8
+    """Blocks of text in a step."""
+    context: int = 256
+    """Tokens in a block."""
+    calibration_blocks: int = 32
+    """Blocks of training text that the closed-form start looks at."""
+    eval_blocks: int | None = 256
+    """Held-out blocks to evaluate on; all of them if None."""
+    timing_rounds: int = 15
+    """Interleaved rounds of the timing."""
+    threads: int = 2
+    """Threads that torch may use."""
+    bf16: bool = False
+    """Train under bf16 autocast."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("distill_steps", "finetune_steps", "batch", "context", "threads"):
+            if getattr(self, name) < 1:
+                raise UndenseError(f"demo: {name}={getattr(self, name)} must be at least 1")
+        if self.arms is not None and "dense" not in self.arms:
+            raise UndenseError("demo: arms must contain 'dense', which the others are held against")
+        for percent in self.percents:
+            if not 0 < percent <= 100:
+                raise UndenseError(f"demo: percents={percent:g} must be above 0 and at most 100")
+
+    @property
+    def arm_names(self) -> tuple[str, ...]:
+        """The arms in the order in which they run and are reported."""
+        if self.arms is not None:
+            return self.arms
+        shares = [
+            f"{kind}-{percent:g}"
+            for percent in self.percents
+            for kind in ("ultra", "ultra-all", "narrow")
+        ]
+        return ("dense", *shares, "none")
+
+    @property
+    def tokens_seen(self) -> int:
+        """Training tokens of every arm."""
+        return (self.distill_steps + self.finetune_steps) * self.batch * self.context

@@ -1,0 +1,241 @@
+"""The single steps behind the commands: convert, distil, fine-tune, evaluate. Folder in, folder out.
+
+A folder is a stock Hugging Face one with `recipe.json` (what was done to it, step by step),
+`metrics.json`, `flops.json` and a model card beside the weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel, set_seed
+
+from undense.contract import FFNComponent
+from undense.convert import convert_, find_components, find_sites, plan, save
+from undense.convert.convert import Conversion
+from undense.errors import UndenseError
+from undense.pipeline.figures import model_flops_per_token
+from undense.pipeline.load import (
+    Blocks,
+    context_of,
+    load_blocks,
+    load_config,
+    load_model,
+    load_tokenizer,
+    model_title,
+)
+from undense.report.card import card
+from undense.train.distill import DistillSettings, distill
+from undense.train.finetune import FinetuneSettings, finetune
+from undense.train.heldout import heldout_loss
+from undense.train.tokens import batches_hash
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Text to learn from and to be judged on: `path` None is the standard library's source."""
+
+    path: str | None = None
+    context: int = 256
+    eval_blocks: int | None = 256
+    calibration_blocks: int = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertSettings:
+    """What replaces which FFNs."""
+
+    model: str
+    ffn: str = "ultra-25"
+    targets: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] | None = None
+    data: DataSettings = DataSettings()
+    seed: int = 0
+
+
+def convert_plan(settings: ConvertSettings) -> Conversion:
+    """What `convert` would do, from the config alone: no weights are read."""
+    return plan(
+        load_config(settings.model),
+        settings.ffn,
+        targets=_listed(settings.targets),
+        exclude=_listed(settings.exclude),
+    )
+
+
+def convert(settings: ConvertSettings, output_dir: Path) -> dict[str, Any]:
+    """Replace the FFNs of a model by a closed-form start and save it; returns its metrics."""
+    _must_be_new(output_dir)
+    set_seed(settings.seed)
+    model = load_model(settings.model)
+    tokenizer = load_tokenizer(settings.model)
+    blocks = _blocks(settings.model, model, settings.data)
+    before = heldout_loss(model, blocks.heldout)
+    conversion = convert_(
+        model,
+        settings.ffn,
+        targets=_listed(settings.targets),
+        exclude=_listed(settings.exclude),
+        calibration=blocks.train.blocks[: settings.data.calibration_blocks].long(),
+        seed=settings.seed,
+        keep_dense=False,
+    )
+    metrics = figures(model, blocks, settings.data.context) | {"loss_dense": before}
+    step = {"step": "convert", **asdict(settings), "sites": conversion.to_dict()}
+    step["model"] = model_title(settings.model)
+    recipe = {"format": 1, "source": settings.model, "steps": [step]}
+    _save(model, tokenizer, output_dir, recipe, metrics)
+    return metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """Where a converted folder comes from, and the text."""
+
+    model: str
+    teacher: str | None = None
+    """The dense model; by default the source that the folder's recipe.json names."""
+    data: DataSettings = DataSettings()
+
+
+def distill_folder(
+    settings: TrainSettings, training: DistillSettings, output_dir: Path
+) -> dict[str, Any]:
+    """Layer-wise distillation of a converted folder against the dense FFNs of its source.
+
+    An interrupted call continues from the state beside `output_dir` to the same weights.
+    """
+    _must_be_new(output_dir)
+    model = load_model(settings.model)
+    recipe = read_recipe(settings.model)
+    dense = load_model(settings.teacher or recipe["source"])
+    pairs = dense_pairs(model, dense)
+    blocks = _blocks(settings.model, model, settings.data)
+    work = _work(output_dir)
+    result = distill(model, pairs, blocks.train, training, folder=work)
+    metrics = figures(model, blocks, settings.data.context) | {"events": result.events}
+    step = {"step": "distill", **asdict(training), "data": asdict(settings.data)}
+    recipe["steps"].append(step)
+    _save(model, load_tokenizer(settings.model), output_dir, recipe, metrics)
+    shutil.rmtree(work, ignore_errors=True)
+    return metrics
+
+
+def finetune_folder(
+    settings: TrainSettings, training: FinetuneSettings, output_dir: Path
+) -> dict[str, Any]:
+    """Fine-tune a folder (converted or dense) with the Trainer; a teacher only where it weighs."""
+    _must_be_new(output_dir)
+    model = load_model(settings.model)
+    recipe = read_recipe(settings.model)
+    teacher = None
+    if training.teacher_weight > 0:
+        teacher = load_model(settings.teacher or recipe["source"])
+    blocks = _blocks(settings.model, model, settings.data)
+    work = _work(output_dir)
+    result = finetune(model, blocks.train, training, work, teacher=teacher)
+    metrics = figures(model, blocks, settings.data.context) | {"events": result.events}
+    step = {"step": "finetune", **asdict(training), "data": asdict(settings.data)}
+    recipe["steps"].append(step)
+    _save(model, load_tokenizer(settings.model), output_dir, recipe, metrics)
+    shutil.rmtree(work, ignore_errors=True)
+    return metrics
+
+
+def evaluate(name: str, data: DataSettings) -> dict[str, Any]:
+    """Held-out loss, cost and size of a model folder, a hub model or the bundled one."""
+    model = load_model(name)
+    return figures(model, _blocks(name, model, data), data.context)
+
+
+def figures(model: PreTrainedModel, blocks: Blocks, context: int) -> dict[str, Any]:
+    """The figures that every folder's `metrics.json` has."""
+    loss = heldout_loss(model, blocks.heldout)
+    context = context_of(model, context)
+    components = find_components(model)
+    ffns: list[nn.Module] = [*components.values(), *(site.module for site in find_sites(model))]
+    return {
+        "loss": loss,
+        "perplexity": math.exp(loss),
+        "ffn_flops_per_token": {
+            name: component.cost(1).forward for name, component in components.items()
+        },
+        "model_flops_per_token": model_flops_per_token(model, context),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "ffn_parameters": sum(p.numel() for ffn in ffns for p in ffn.parameters()),
+        "eval_tokens": blocks.heldout.blocks.numel(),
+        "batches_hash": batches_hash(blocks.heldout),
+    }
+
+
+def dense_pairs(
+    model: PreTrainedModel, dense: PreTrainedModel
+) -> dict[str, tuple[FFNComponent, nn.Module]]:
+    """Each replaced FFN beside the dense one of the same place in another model."""
+    teachers = {site.name: site.module for site in find_sites(dense)}
+    students = find_components(model)
+    if missing := sorted(set(students) - set(teachers)):
+        raise UndenseError(
+            f"the dense model has no FFN at {', '.join(missing[:3])}; give the model that the"
+            " folder was converted from as --teacher"
+        )
+    return {name: (student, teachers[name]) for name, student in students.items()}
+
+
+def read_recipe(folder: str) -> dict[str, Any]:
+    """What was done to a folder; empty steps for a model that is not ours."""
+    path = Path(folder) / "recipe.json"
+    if not path.is_file():
+        return {"format": 1, "source": folder, "steps": []}
+    recipe = json.loads(path.read_text(encoding="utf-8"))
+    if "steps" not in recipe:  # the recipe of a pretraining run
+        return {"format": 1, "source": folder, "steps": [{"step": "train", **recipe}]}
+    return recipe
+
+
+def _blocks(name: str, model: PreTrainedModel, data: DataSettings) -> Blocks:
+    context = context_of(model, data.context)
+    return load_blocks(load_tokenizer(name), data.path, context, data.eval_blocks)
+
+
+def _save(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    folder: Path,
+    recipe: dict[str, Any],
+    metrics: dict[str, Any],
+) -> None:
+    components = find_components(model)
+    flops = {name: component.cost(1).to_dict() for name, component in components.items()}
+    save(
+        model,
+        folder,
+        tokenizer=tokenizer,
+        files={
+            "recipe.json": json.dumps(recipe, indent=2) + "\n",
+            "metrics.json": json.dumps(metrics, indent=2) + "\n",
+            "flops.json": json.dumps(flops, indent=2) + "\n",
+            "README.md": card(recipe, metrics, flops),
+        },
+    )
+
+
+def _must_be_new(folder: Path) -> None:
+    if folder.exists():
+        raise UndenseError(f"{folder} already exists; give another --output-dir")
+
+
+def _work(output_dir: Path) -> Path:
+    """Where the state of a step lives until its folder is whole."""
+    return output_dir.with_name(output_dir.name + ".work")
+
+
+def _listed(values: tuple[str, ...] | None) -> list[str] | None:
+    return None if values is None else list(values)
+

@@ -1,0 +1,60 @@
+"""The one place where a recipe becomes a model."""
+
+import math
+
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from undense.train.recipe import PretrainRecipe
+
+
+def build_model(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """The model that a recipe describes, in float32, drawn from the global random state."""
+    return _gpt2(recipe, tokenizer) if recipe.host == "gpt2" else _llama(recipe, tokenizer)
+
+
+def _gpt2(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase) -> GPT2LMHeadModel:
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=recipe.context,
+        n_embd=recipe.hidden_size,
+        n_layer=recipe.layers,
+        n_head=recipe.heads,
+        n_inner=recipe.intermediate,
+        # The same function as GPT-2's own "gelu_new", in one kernel instead of seven: a
+        # needlessly slow activation would flatter whatever replaces the dense FFN.
+        activation_function="gelu_pytorch_tanh",
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        loss_type="ForCausalLM",
+    )
+    return GPT2LMHeadModel(config)
+
+
+def _llama(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+    # Three matrices of 8d/3 cost what GPT-2's two of 4d do.
+    default = 16 * math.ceil(8 * recipe.hidden_size / 3 / 16)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=recipe.context,
+        hidden_size=recipe.hidden_size,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        intermediate_size=recipe.intermediate or default,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        loss_type="ForCausalLM",
+    )
+    return LlamaForCausalLM(config)

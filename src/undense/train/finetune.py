@@ -1,0 +1,245 @@
+"""Fine-tuning a converted (or dense) model by Hugging Face's Trainer, with or without a teacher."""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import (
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_utils import get_last_checkpoint
+
+from undense.contract import FFNComponent
+from undense.errors import UndenseError
+from undense.train.tokens import BlockDataset
+
+Trained = Literal["all", "ffn"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings:
+    """`train`: every weight, or the replaced FFNs alone. `teacher_weight`: share of the loss that
+    is the divergence from the teacher's logits (0 without a teacher). `divergence`: a loss this
+    many times the best one goes back to the last good weights at half the step size.
+    `save_every`: steps between checkpoints on disk, from which a later call continues; 0 is none.
+    """
+
+    steps: int = 100
+    batch: int = 8
+    learning_rate: float = 5e-4
+    warmup: float = 0.05
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    train: Trained = "all"
+    teacher_weight: float = 0.0
+    divergence: float = 2.0
+    log_every: int = 10
+    save_every: int = 0
+    seed: int = 0
+    bf16: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "log_every"):
+            if getattr(self, name) < 1:
+                raise UndenseError(f"finetune: {name}={getattr(self, name)} must be at least 1")
+        if not 0 <= self.teacher_weight <= 1:
+            raise UndenseError(
+                f"finetune: teacher_weight={self.teacher_weight} must be between 0 and 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneResult:
+    """`curve`: (step, training loss). `events`: what was reverted, in words."""
+
+    curve: list[tuple[int, float]]
+    events: list[str]
+
+
+def finetune(
+    model: PreTrainedModel,
+    dataset: BlockDataset,
+    settings: FinetuneSettings,
+    folder: Path,
+    *,
+    teacher: PreTrainedModel | None = None,
+) -> FinetuneResult:
+    """Train `model` in place on next-token prediction, in `folder` for logs and checkpoints.
+
+    loss = (1 - w) cross-entropy + w KL(teacher || model), w = `teacher_weight`.
+    Raises `UndenseError` where a teacher is asked for and none given, or where "ffn" is asked for
+    and the model has no replaced FFN with parameters.
+    """
+    if (settings.teacher_weight > 0) != (teacher is not None):
+        raise UndenseError(
+            f"finetune: teacher_weight={settings.teacher_weight} needs a teacher model exactly"
+            " when it is above 0"
+        )
+    frozen = _freeze(model) if settings.train == "ffn" else []
+    guard = _LastGood(model, settings.divergence)
+    trainer = _FinetuneTrainer(
+        model=model,
+        args=_arguments(settings, folder),
+        train_dataset=dataset,
+        callbacks=[guard],
+        teacher=teacher,
+        teacher_weight=settings.teacher_weight,
+    )
+    guard.trainer = trainer
+    last = get_last_checkpoint(str(folder)) if folder.is_dir() and settings.save_every else None
+    try:
+        trainer.train(resume_from_checkpoint=last)
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+    model.eval()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    curve = [(int(entry["step"]), float(entry["loss"])) for entry in logs]
+    return FinetuneResult(curve=curve, events=guard.events)
+
+
+def _freeze(model: nn.Module) -> list[nn.Parameter]:
+    """Freeze all but the replaced FFNs; returns what was frozen."""
+    ours = {
+        id(p) for m in model.modules() if isinstance(m, FFNComponent) for p in m.parameters()
+    }
+    if not ours:
+        raise UndenseError(
+            "finetune: train='ffn' but no replaced FFN has a parameter; convert the model first,"
+            " or use train='all'"
+        )
+    frozen = [p for p in model.parameters() if id(p) not in ours and p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    return frozen
+
+
+@final
+class _FinetuneTrainer(Trainer):
+    """The Trainer, with decay on matrices only and an optional teacher in the loss."""
+
+    def __init__(
+        self,
+        *,
+        model: PreTrainedModel,
+        args: TrainingArguments,
+        train_dataset: BlockDataset,
+        callbacks: list[TrainerCallback],
+        teacher: PreTrainedModel | None,
+        teacher_weight: float,
+    ) -> None:
+        super().__init__(
+            model=model, args=args, train_dataset=train_dataset, callbacks=callbacks
+        )
+        self.teacher = None if teacher is None else teacher.eval()
+        self.teacher_weight = teacher_weight
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, Any]:
+        if self.teacher is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        outputs = model(input_ids=inputs["input_ids"], labels=inputs["labels"])
+        with torch.no_grad():
+            wanted = self.teacher(input_ids=inputs["input_ids"]).logits
+        divergence = F.kl_div(
+            F.log_softmax(outputs.logits[:, :-1].float(), -1).flatten(0, 1),
+            F.log_softmax(wanted[:, :-1].float(), -1).flatten(0, 1),
+            log_target=True,
+            reduction="batchmean",
+        )
+        loss = (1 - self.teacher_weight) * outputs.loss + self.teacher_weight * divergence
+        return (loss, outputs) if return_outputs else loss
+
+
+@final
+class _LastGood(TrainerCallback):
+    """Goes back to the last good weights when the loss diverges, at half the step size."""
+
+    def __init__(self, model: nn.Module, divergence: float) -> None:
+        self.model = model
+        self.divergence = divergence
+        self.trainer: Trainer | None = None
+        self.events: list[str] = []
+        self.best = math.inf
+        self.good = deepcopy(model.state_dict())
+        self.good_step = 0
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if logs is None or "loss" not in logs:
+            return
+        loss = float(logs["loss"])
+        if math.isfinite(loss) and loss <= self.divergence * self.best:
+            self.best = min(self.best, loss)
+            self.good = deepcopy(self.model.state_dict())
+            self.good_step = state.global_step
+            return
+        self.model.load_state_dict(self.good)
+        assert self.trainer is not None and self.trainer.optimizer is not None
+        assert self.trainer.lr_scheduler is not None
+        self.trainer.optimizer.state.clear()
+        self.trainer.lr_scheduler.base_lrs = [
+            rate / 2 for rate in self.trainer.lr_scheduler.base_lrs
+        ]
+        message = (
+            f"fine-tuning: diverged at step {state.global_step} (loss {loss:.3g}, best"
+            f" {self.best:.3g}); back to step {self.good_step}, step size halved"
+        )
+        self.events.append(message)
+        tqdm.write(message)
+
+
+def _arguments(settings: FinetuneSettings, folder: Path) -> TrainingArguments:
+    cpu = not torch.cuda.is_available()
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.batch,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": 0.1},
+        warmup_steps=round(settings.warmup * settings.steps),
+        weight_decay=settings.weight_decay,
+        adam_beta1=0.9,
+        adam_beta2=0.95,
+        max_grad_norm=settings.clip,
+        bf16=settings.bf16,
+        use_cpu=cpu,
+        dataloader_pin_memory=not cpu,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        logging_steps=settings.log_every,
+        logging_nan_inf_filter=False,
+        save_strategy="steps" if settings.save_every else "no",
+        save_steps=settings.save_every or 500,
+        save_total_limit=1,
+        report_to="none",
+        disable_tqdm=False,
+    )

@@ -1,0 +1,191 @@
+"""Pretraining from scratch: a recipe in, a stock Hugging Face folder out."""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.integrations import TensorBoardCallback
+from transformers.trainer_utils import sort_checkpoints
+
+from undense.errors import UndenseError
+from undense.train.build import build_model
+from undense.train.corpus import Corpus, load_corpus
+from undense.train.recipe import PretrainRecipe
+from undense.train.tokens import BlockDataset, encode, train_tokenizer
+
+
+def pretrain(
+    recipe: PretrainRecipe,
+    output_dir: str | Path,
+    *,
+    resume: bool = True,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> dict[str, Any]:
+    """Train `recipe` into the folder `output_dir`; returns what `metrics.json` holds.
+
+    A folder that already has checkpoints of the same recipe and corpus is continued from the
+    last one: the weights are those of a run that was never interrupted. Raises `UndenseError`
+    for a folder of another run, for one with checkpoints where `resume` is false, and where the
+    loss stops being finite."""
+    folder = Path(output_dir)
+    checkpoint = _last_checkpoint(folder)
+    if checkpoint is not None and not resume:
+        raise UndenseError(
+            f"{folder} already holds {checkpoint.name}; continue it, or give another folder"
+        )
+    corpus = load_corpus(recipe.data)
+    identity = {"recipe": recipe.to_dict(), "corpus": corpus.sha256}
+    if checkpoint is not None:
+        _require_same_run(folder, identity)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "run.json", identity)
+
+    set_seed(recipe.seed)
+    tokenizer = _tokenizer(recipe, corpus)
+    train = BlockDataset(encode(corpus, "train", tokenizer), recipe.context)
+    heldout = BlockDataset(
+        encode(corpus, "heldout", tokenizer), recipe.context, limit=recipe.eval_limit
+    )
+    model = build_model(recipe, tokenizer)
+    trainer = _PretrainTrainer(
+        model=model,
+        args=_arguments(recipe, folder),
+        train_dataset=train,
+        eval_dataset=heldout,
+        callbacks=[
+            TensorBoardCallback(SummaryWriter(log_dir=str(folder / "tensorboard"))),
+            _StopWhenNotFinite(folder),
+            *callbacks,
+        ],
+    )
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    return {}
+
+
+@final
+class _PretrainTrainer(Trainer):
+    """Hugging Face's Trainer, with weight decay on matrices only, whatever they are called."""
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
+
+
+@final
+class _StopWhenNotFinite(TrainerCallback):
+    """Ends the run at the first loss or gradient that is not finite."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        # A log comes before the save of the same step, so no checkpoint outlives its own check.
+        control.should_log = control.should_log or control.should_save
+        return control
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        watched = {name: (logs or {}).get(name, 0.0) for name in ("loss", "grad_norm")}
+        bad = {name: value for name, value in watched.items() if not math.isfinite(float(value))}
+        if bad:
+            last = _last_checkpoint(self.folder)
+            kept = "no checkpoint was written" if last is None else f"{last.name} is the last good"
+            raise UndenseError(
+                f"training diverged at step {state.global_step}: {bad}; {kept}; "
+                f"lower learning_rate={args.learning_rate}, or use dtype fp32"
+            )
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """As a whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _tokenizer(recipe: PretrainRecipe, corpus: Corpus) -> PreTrainedTokenizerBase:
+    texts = (document.text for document in corpus.train)
+    return train_tokenizer(texts, vocab_size=recipe.vocab_size, context=recipe.context)
+
+
+def _arguments(recipe: PretrainRecipe, folder: Path) -> TrainingArguments:
+    cpu = not torch.cuda.is_available()
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=recipe.steps,
+        per_device_train_batch_size=recipe.batch,
+        per_device_eval_batch_size=recipe.batch,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(recipe.warmup * recipe.steps),
+        weight_decay=recipe.weight_decay,
+        adam_beta1=recipe.beta1,
+        adam_beta2=recipe.beta2,
+        max_grad_norm=recipe.clip,
+        bf16=recipe.dtype == "bf16",
+        use_cpu=cpu,
+        dataloader_pin_memory=not cpu,
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+        save_steps=recipe.save_every,
+        save_total_limit=2,
+        eval_strategy="steps",
+        eval_steps=recipe.eval_every,
+        logging_steps=recipe.log_every,
+        logging_nan_inf_filter=False,
+        prediction_loss_only=True,
+        report_to="none",  # the TensorBoard callback is given with its folder
+        disable_tqdm=False,
+    )
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The last checkpoint that is whole: the Trainer writes its state file last."""
+    if not folder.is_dir():
+        return None
+    found = [Path(path) for path in sort_checkpoints(str(folder))]
+    whole = [path for path in found if (path / "trainer_state.json").exists()]
+    return whole[-1] if whole else None
+
+
+def _require_same_run(folder: Path, identity: dict[str, Any]) -> None:
+    try:
+        earlier = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UndenseError(
+            f"{folder} has checkpoints but no readable run.json; give another folder"
+        ) from error
+    before, now = {**earlier["recipe"], "corpus": earlier["corpus"]}, identity
+    now = {**identity["recipe"], "corpus": identity["corpus"]}
+    changed = sorted(key for key in now if before.get(key) != now[key])
+    if changed:
+        raise UndenseError(
+            f"{folder} holds checkpoints of another run (differs in {', '.join(changed)}); "
+            "give another folder, or the same recipe and data"
+        )

@@ -1,0 +1,89 @@
+"""A pretraining run as data: what to build, on which text, for how long."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from undense.errors import UndenseError
+
+Host = Literal["gpt2", "llama"]
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainRecipe:
+    """Everything that decides the weights; two equal recipes on one corpus give equal runs."""
+
+    host: Host = "gpt2"  # the Hugging Face architecture around the FFNs
+    hidden_size: int = 192
+    layers: int = 4
+    heads: int = 6
+    intermediate: int | None = None  # None: 4d (gpt2), 8d/3 rounded up to 16 (llama)
+    context: int = 256  # tokens a block
+    vocab_size: int = 2048  # of the byte-level BPE trained on the training split
+    data: str | None = None  # text file or folder; None: the Python standard library
+    steps: int = 1000
+    batch: int = 16  # blocks a step
+    learning_rate: float = 1e-3  # the top of the cosine
+    warmup: float = 0.05  # share of the steps
+    weight_decay: float = 0.1  # on matrices only
+    beta1: float = 0.9
+    beta2: float = 0.95
+    clip: float = 1.0  # gradient norm
+    dtype: Precision = "fp32"  # bf16 is autocast: the weights stay float32
+    seed: int = 0
+    save_every: int = 200  # steps
+    eval_every: int = 200
+    log_every: int = 10
+    eval_limit: int | None = None  # held-out blocks; None: all
+
+    def __post_init__(self) -> None:
+        for name, choices in (("host", get_args(Host)), ("dtype", get_args(Precision))):
+            if (value := getattr(self, name)) not in choices:
+                raise UndenseError(f"recipe: {name}={value!r}; choose one of {', '.join(choices)}")
+        counts = ["hidden_size", "layers", "heads", "vocab_size", "steps", "batch"]
+        counts += ["save_every", "eval_every", "log_every"]
+        counts += [name for name in ("intermediate", "eval_limit") if getattr(self, name)]
+        for name in counts:
+            if (value := getattr(self, name)) < 1:
+                raise UndenseError(f"recipe: {name}={value}; it must be at least 1")
+        if self.context < 2:
+            raise UndenseError(f"recipe: context={self.context}; it must be at least 2")
+        if self.hidden_size % self.heads:
+            raise UndenseError(
+                f"recipe: hidden_size={self.hidden_size} must be divisible by heads={self.heads}"
+            )
+        if not self.learning_rate > 0:
+            raise UndenseError(f"recipe: learning_rate={self.learning_rate}; it must be positive")
+        if not 0 <= self.warmup < 1:
+            raise UndenseError(f"recipe: warmup={self.warmup}; a share of the steps in [0, 1)")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "PretrainRecipe":
+        """Raises `UndenseError` for a field that no recipe has."""
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(set(values) - set(known)):
+            raise UndenseError(
+                f"recipe: unknown field {', '.join(unknown)}; known are {', '.join(known)}"
+            )
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise UndenseError(f"recipe: a field has the wrong type ({error})") from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> "PretrainRecipe":
+        """From a JSON file. Raises `UndenseError` where it is missing, or no JSON object."""
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UndenseError(f"recipe {path}: cannot be read ({error.strerror})") from error
+        except ValueError as error:
+            raise UndenseError(f"recipe {path}: no valid JSON ({error})") from error
+        if not isinstance(values, dict):
+            raise UndenseError(f"recipe {path}: expected a JSON object of fields")
+        return cls.from_dict(values)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)

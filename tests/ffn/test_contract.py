@@ -1,0 +1,315 @@
+"""What every registered component promises. A newcomer is tested here without being named."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import undense.ffn  # registers the components
+from undense.contract import (
+    Config,
+    DenseFFN,
+    FFNComponent,
+    Statistics,
+    abstract_cost,
+    build,
+    components,
+    config_from_dict,
+    from_dense,
+)
+from undense.errors import UndenseError
+from undense.ffn.presets import dense_flops, fitted, resolve
+from undense.measure.flops import count_flops
+
+DIM = 48
+NAMES = list(components())
+MULTIPLIERS = [name for name in NAMES if name != "none"]
+
+
+def variants() -> list[Config]:
+    """Every component at its defaults, and the branches that the defaults do not take."""
+    ultra = undense.ffn.UltraEfficientSparseFFN.Config
+    factor = undense.ffn.TensorFactor.Config
+    spectral = undense.ffn.SparseSpectral.Config
+    return [
+        *(config_from_dict({"component": name}) for name in NAMES),
+        undense.ffn.Dense.Config(hidden=37, activation="relu2", bias=False),
+        undense.ffn.GatedDense.Config(hidden=31, activation="gelu", bias=True),
+        factor(blocks=3, hidden=96, gated=True, activation="silu"),
+        factor(factor="monarch", blocks=2, hidden=96, bias=False, activation="relu"),
+        factor(factor="monarch", blocks=4, gated=True),
+        spectral(k_freq=5, basis="cosine"),
+        spectral(k_freq=5, basis="eigen"),
+        undense.ffn.SparsePolynomial.Config(poly_degree=1),
+        undense.ffn.SparsePolynomial.Config(poly_degree=5, poly_keep_ratio=0.1),
+        undense.ffn.SparseMicroRefine.Config(micro_steps=1, micro_keep_ratio=1.0),
+        undense.ffn.Projection.Config(blocks=4, bias=False),
+        ultra(spectral=None, micro=None, norm_in=False),
+        ultra(polynomial=None, projection=None, norm_out=False),
+        ultra(spectral=None, polynomial=None, micro=None, norm_in=False, norm_out=False),
+    ]
+
+
+def label(config: Config) -> str:
+    plain = [v for v in config.to_dict().values() if not isinstance(v, dict)]
+    return "-".join(str(v) for v in plain)
+
+
+every_config = pytest.mark.parametrize("config", variants(), ids=label)
+
+
+def dense_ffn(dim: int, hidden: int, *, gated: bool = False) -> DenseFFN:
+    """A random dense FFN whose neurons differ in how much they matter."""
+    scale = torch.logspace(0, -1.5, hidden)[:, None]
+    return DenseFFN(
+        up=torch.randn(hidden, dim) * dim**-0.5,
+        up_bias=0.1 * torch.randn(hidden),
+        gate=torch.randn(hidden, dim) * dim**-0.5 if gated else None,
+        gate_bias=torch.zeros(hidden) if gated else None,
+        down=(torch.randn(hidden, dim) * scale).T.contiguous(),
+        down_bias=torch.randn(dim),
+        activation="silu" if gated else "gelu_tanh",
+    )
+
+
+def inputs(dim: int, rows: int = 1024) -> torch.Tensor:
+    """Correlated rows, as the inputs of a real FFN are."""
+    return torch.randn(rows, dim) @ (torch.randn(dim, dim) * torch.logspace(0, -1, dim))
+
+
+@every_config
+@pytest.mark.parametrize("shape", [(DIM,), (1, DIM), (2, 7, DIM), (0, DIM)])
+def test_output_has_the_shape_and_dtype_of_the_input(
+    config: Config, shape: tuple[int, ...]
+) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.randn(shape, dtype=dtype)
+        y = build(DIM, config).to(dtype)(x)
+        assert y.shape == x.shape
+        assert y.dtype == dtype
+        assert torch.isfinite(y).all()
+
+
+@every_config
+def test_bf16_agrees_with_fp32(config: Config) -> None:
+    component = build(DIM, config)
+    x = torch.randn(64, DIM)
+    exact = component(x)
+    rounded = component.bfloat16()(x.bfloat16()).float()
+    # bf16 keeps 8 bits: a few roundings in a row stay within 5 % of the output's scale.
+    assert (rounded - exact).abs().max() <= 0.05 * exact.abs().max() + 1e-6
+
+
+@every_config
+def test_every_token_is_processed_by_itself(config: Config) -> None:
+    component = build(DIM, config).double()
+    x = torch.randn(5, DIM, dtype=torch.float64)
+    together = component(x)
+    alone = torch.cat([component(row[None]) for row in x])
+    assert torch.allclose(together, alone, atol=1e-12)
+
+
+def test_a_component_that_mixes_tokens_would_be_caught() -> None:
+    x = torch.randn(5, DIM, dtype=torch.float64)
+    mixed = x.cumsum(0)
+    assert not torch.allclose(mixed, torch.cat([row[None].cumsum(0) for row in x]), atol=1e-12)
+
+
+@every_config
+def test_the_input_is_not_added_to_the_output(config: Config) -> None:
+    component = build(DIM, config).double()
+    x = torch.randn(256, DIM, dtype=torch.float64)
+    y = component(x)
+    share = (y * x).sum() / x.square().sum()
+    assert abs(share - 1) > 0.2, "the output contains its input: the host would add it twice"
+
+
+@every_config
+def test_every_parameter_gets_a_gradient_within_two_steps(config: Config) -> None:
+    component = build(DIM, config).train()
+    parameters = dict(component.named_parameters())
+    seen: set[str] = set()
+    optimizer = torch.optim.SGD(parameters.values(), lr=0.05) if parameters else None
+    for _ in range(2):
+        if optimizer is None:
+            break
+        optimizer.zero_grad()
+        x = torch.randn(64, DIM)
+        (component(x) - torch.randn(64, DIM)).square().mean().backward()
+        for name, p in parameters.items():
+            if p.grad is not None and p.grad.abs().max() > 0:
+                seen.add(name)
+        optimizer.step()
+    assert seen == set(parameters), f"dead parameters: {set(parameters) - seen}"
+
+
+@every_config
+def test_cost_equals_the_counted_flops(config: Config) -> None:
+    component = build(DIM, config).train()
+    x = torch.randn(2, 7, DIM, requires_grad=True)
+    expected = component.cost(14)
+    with torch.enable_grad():
+        forward = count_flops(component, x)
+        both = count_flops(lambda: component(x).sum(), backward=True)
+    assert forward.dispatched == expected.forward
+    # sum() forward reads each number once; its backward moves data only
+    summed = x.numel()
+    assert both.forward == expected.forward + summed
+    trained = any(p.requires_grad for p in component.parameters())
+    assert both.backward == (expected.backward if trained else 0)
+
+
+@given(
+    name=st.sampled_from(MULTIPLIERS),
+    factor=st.integers(1, 6),
+    batch=st.integers(1, 3),
+    time=st.integers(1, 9),
+)
+def test_cost_equals_the_counted_flops_at_any_size(
+    name: str, factor: int, batch: int, time: int
+) -> None:
+    config = config_from_dict({"component": name})
+    dim = 48 * factor
+    component = build(dim, config)
+    with torch.no_grad():
+        count = count_flops(component, torch.randn(batch, time, dim))
+    assert count.dispatched == component.cost(batch * time).forward
+    assert not count.uncounted
+
+
+@every_config
+def test_parts_of_a_cost_sum_to_the_whole(config: Config) -> None:
+    tree = build(DIM, config).cost(5)
+    for _, node in tree.walk():
+        if node.parts:
+            for field in ("forward", "backward", "useful", "macs", "weights", "activations"):
+                assert getattr(node, field) == sum(getattr(p, field) for p in node.parts)
+
+
+@every_config
+def test_cost_counts_the_stored_numbers(config: Config) -> None:
+    component = build(DIM, config)
+    arithmetic = [b for b in component.buffers() if b.is_floating_point()]
+    stored = sum(t.numel() for t in (*component.parameters(), *arithmetic))
+    gates = sum(1 for name, _ in component.named_parameters() if name.startswith("gates."))
+    assert component.cost(1).weights in (stored, stored - gates)
+
+
+@every_config
+def test_cost_is_the_same_without_memory(config: Config) -> None:
+    assert abstract_cost(DIM, config, 3) == build(DIM, config).cost(3)
+
+
+@every_config
+def test_config_survives_json(config: Config) -> None:
+    assert config_from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@every_config
+def test_state_dict_round_trip_is_strict_and_exact(config: Config) -> None:
+    first = build(DIM, config)
+    torch.manual_seed(99)
+    second = build(DIM, config)
+    second.load_state_dict(first.state_dict(), strict=True)
+    x = torch.randn(3, DIM)
+    assert torch.equal(first(x), second(x))
+
+
+@every_config
+def test_compiled_without_graph_breaks_equals_eager(config: Config) -> None:
+    torch.compiler.reset()
+    component = build(DIM, config)
+    compiled = torch.compile(component, backend="aot_eager", fullgraph=True)
+    x = torch.randn(2, 3, DIM, requires_grad=True)
+    y = torch.randn(2, 3, DIM)
+    eager_loss = (component(x) * y).sum()
+    compiled_loss = (compiled(x) * y).sum()
+    assert torch.allclose(eager_loss, compiled_loss, atol=1e-5)
+    if config.component == "none":
+        return
+    (expected,) = torch.autograd.grad(eager_loss, x)
+    (got,) = torch.autograd.grad(compiled_loss, x)
+    assert torch.allclose(expected, got, atol=1e-5)
+
+
+@every_config
+def test_export_keeps_the_function(config: Config) -> None:
+    component = build(DIM, config).eval()
+    x = torch.randn(4, DIM)
+    batch = torch.export.Dim("batch", min=2, max=64)
+    program = torch.export.export(component, (x,), dynamic_shapes=({0: batch},))
+    other = torch.randn(9, DIM)
+    assert torch.allclose(program.module()(other), component(other), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_another_width_is_refused_by_name(name: str) -> None:
+    component = build(DIM, config_from_dict({"component": name}))
+    with pytest.raises(UndenseError, match=rf"{name}.*47 features.*dim=48"):
+        component(torch.randn(2, 47))
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("name", MULTIPLIERS)
+def test_start_from_dense_is_closer_than_no_output(name: str, gated: bool) -> None:
+    dense = dense_ffn(DIM, 4 * DIM, gated=gated)
+    rows = inputs(DIM)
+    config = fitted(name, dense.shape)
+    component = from_dense(dense, config, Statistics(inputs=rows))
+    wanted = dense(rows)
+    centred = wanted - wanted.mean(0)
+    got = component(rows)
+    error = (got - got.mean(0) - centred).square().sum() / centred.square().sum()
+    assert error < 0.999, f"{name} starts no closer to the dense output than a constant: {error}"
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_full_width_start_is_the_dense_function(gated: bool) -> None:
+    dense = dense_ffn(DIM, 4 * DIM, gated=gated)
+    rows = inputs(DIM)
+    config = resolve("narrow", dense.shape)
+    component = from_dense(dense, config, Statistics(inputs=rows))
+    assert torch.allclose(component(rows), dense(rows), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [n for n in MULTIPLIERS if n not in ("projection", "ultra")])
+def test_cost_grows_with_the_sizing_knob(name: str) -> None:
+    base = config_from_dict({"component": name})
+    cls = components()[name]
+    costs = [abstract_cost(96, cls.sized(base, 96, size)).forward for size in (1, 2, 3, 5)]
+    assert costs == sorted(costs) and len(set(costs)) == len(costs)
+
+
+def test_every_config_field_has_a_default() -> None:
+    for cls in components().values():
+        for field in dataclasses.fields(cls.Config):
+            missing = dataclasses.MISSING
+            assert field.default is not missing or field.default_factory is not missing
+
+
+def test_share_presets_keep_their_name() -> None:
+    for dim in (128, 192, 576, 768):
+        for hidden, gated in ((4 * dim, False), (8 * dim // 3, True)):
+            shape = dense_ffn_shape(dim, hidden, gated)
+            for name in ("ultra", "ultra-all", "narrow", "tensor_factor", "low_rank"):
+                for percent in (50, 25, 12):
+                    config = resolve(f"{name}-{percent}", shape)
+                    share = abstract_cost(dim, config).forward / dense_flops(shape)
+                    assert share <= percent / 100
+                    assert share >= 0.92 * percent / 100, f"{name}-{percent} at {dim}: {share}"
+
+
+def dense_ffn_shape(dim: int, hidden: int, gated: bool):  # noqa: ANN201
+    with torch.device("meta"):
+        return dense_ffn(dim, hidden, gated=gated).shape
+
+
+def test_a_toy_component_needs_one_class_only() -> None:
+    assert issubclass(components()["dense"], FFNComponent)
+    assert issubclass(components()["dense"], nn.Module)
