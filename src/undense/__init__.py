@@ -1,7 +1,92 @@
 """Cheaper feed-forward networks for transformers, and the truth about what they cost and save.
 
 Importing this package registers converted models with `transformers`, so that the stock
-`AutoModelForCausalLM.from_pretrained(folder)` loads them.
+`AutoModelForCausalLM.from_pretrained(folder)` loads them. The public names below load what they
+need when they are first used: a command's help text must not wait for torch.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from undense.convert import registration
+
+if TYPE_CHECKING:
+    from undense.contract import Config, Cost, DenseFFN, FFNComponent, Statistics
+    from undense.convert.convert import convert_, plan
+    from undense.convert.ffns import load_ffns_, save_ffns
+    from undense.convert.folders import load, save
+    from undense.convert.revert import revert_
+    from undense.errors import UndenseError
+    from undense.ffn import (
+        SparseMicroRefine,
+        SparsePolynomial,
+        SparseSpectral,
+        UltraEfficientSparseFFN,
+    )
+    from undense.ffn.presets import resolve
+    from undense.measure.flops import count_flops, flop_counter
+
 __version__ = "0.1.0"
+
+_HOMES: dict[str, str] = {
+    "Config": "undense.contract",
+    "Cost": "undense.cost",
+    "DenseFFN": "undense.contract",
+    "FFNComponent": "undense.contract",
+    "SparseMicroRefine": "undense.ffn",
+    "SparsePolynomial": "undense.ffn",
+    "SparseSpectral": "undense.ffn",
+    "Statistics": "undense.contract",
+    "UltraEfficientSparseFFN": "undense.ffn",
+    "UndenseError": "undense.errors",
+    "convert_": "undense.convert.convert",
+    "count_flops": "undense.measure.flops",
+    "flop_counter": "undense.measure.flops",
+    "load": "undense.convert.folders",
+    "load_ffns_": "undense.convert.ffns",
+    "plan": "undense.convert.convert",
+    "resolve": "undense.ffn.presets",
+    "revert_": "undense.convert.revert",
+    "save": "undense.convert.folders",
+    "save_ffns": "undense.convert.ffns",
+}
+
+__all__ = [
+    "Config",
+    "Cost",
+    "DenseFFN",
+    "FFNComponent",
+    "SparseMicroRefine",
+    "SparsePolynomial",
+    "SparseSpectral",
+    "Statistics",
+    "UltraEfficientSparseFFN",
+    "UndenseError",
+    "convert_",
+    "count_flops",
+    "flop_counter",
+    "load",
+    "load_ffns_",
+    "plan",
+    "resolve",
+    "revert_",
+    "save",
+    "save_ffns",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'undense' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+registration.register()

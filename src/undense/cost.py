@@ -236,3 +236,8 @@ def fan_out(name: str, numbers: int, uses: int) -> Cost:
     """A tensor that is used `uses` times: free on the way out, summed on the way back."""
     assert uses >= 1
     return Cost(name=name, backward=(uses - 1) * numbers)
+
+
+def gather(name: str, numbers: int) -> Cost:
+    """`numbers` read by index: free on the way out, added to their places on the way back."""
+    return elementwise(name, numbers, forward=0, backward=1)

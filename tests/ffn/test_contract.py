@@ -9,13 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 
 import undense.ffn  # registers the components
 from undense.contract import (
     Config,
     DenseFFN,
-    FFNComponent,
+    DenseShape,
     Statistics,
     abstract_cost,
     build,
@@ -154,15 +153,15 @@ def test_cost_equals_the_counted_flops(config: Config) -> None:
     component = build(DIM, config).train()
     x = torch.randn(2, 7, DIM, requires_grad=True)
     expected = component.cost(14)
-    with torch.enable_grad():
-        forward = count_flops(component, x)
-        both = count_flops(lambda: component(x).sum(), backward=True)
+    forward = count_flops(component, x)
     assert forward.dispatched == expected.forward
+    if config.component == "none":
+        return  # nothing leads from its output back to its input
+    both = count_flops(lambda: component(x).sum(), backward=True)
     # sum() forward reads each number once; its backward moves data only
     summed = x.numel()
     assert both.forward == expected.forward + summed
-    trained = any(p.requires_grad for p in component.parameters())
-    assert both.backward == (expected.backward if trained else 0)
+    assert both.backward == expected.backward
 
 
 @given(
@@ -305,11 +304,6 @@ def test_share_presets_keep_their_name() -> None:
                     assert share >= 0.92 * percent / 100, f"{name}-{percent} at {dim}: {share}"
 
 
-def dense_ffn_shape(dim: int, hidden: int, gated: bool):  # noqa: ANN201
+def dense_ffn_shape(dim: int, hidden: int, gated: bool) -> DenseShape:
     with torch.device("meta"):
         return dense_ffn(dim, hidden, gated=gated).shape
-
-
-def test_a_toy_component_needs_one_class_only() -> None:
-    assert issubclass(components()["dense"], FFNComponent)
-    assert issubclass(components()["dense"], nn.Module)

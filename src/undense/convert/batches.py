@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
@@ -23,7 +24,8 @@ def checked(model: PreTrainedModel, batches: Iterable[Batch] | Batch) -> list[di
     A batch is a tensor of token ids or a mapping with `input_ids` (other keys but the mask are
     ignored). Raises `UndenseError` for ids or lengths that the model has no embedding for.
     """
-    listed = [batches] if isinstance(batches, Tensor | Mapping) else list(batches)
+    single = isinstance(batches, Tensor | Mapping)
+    listed = [cast(Batch, batches)] if single else list(cast(Iterable[Batch], batches))
     if not listed:
         raise UndenseError("calibration is empty; pass at least one batch of token ids")
     return [_checked(model, batch) for batch in listed]
@@ -38,7 +40,7 @@ def _checked(model: PreTrainedModel, batch: Batch) -> dict[str, Tensor]:
         raise UndenseError(f"calibration must be integer tensors of token ids; got {kind}")
     ids = ids.detach().cpu().long()
     ids = ids[None] if ids.ndim == 1 else ids
-    vocabulary = model.get_input_embeddings().num_embeddings
+    vocabulary = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
     if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
         raise UndenseError(
             f"calibration holds token {int(ids.max())} but the model knows {vocabulary} tokens;"
@@ -71,7 +73,7 @@ def self_sampled(
             f"{type(model).__name__} cannot write text to calibrate on; pass calibration=[token"
             " ids, …], or convert the causal language model that it belongs to"
         )
-    vocabulary = model.get_input_embeddings().num_embeddings
+    vocabulary = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
     length = min(length, getattr(model.config, "max_position_embeddings", None) or length)
     generator = torch.Generator().manual_seed(seed)
     start = model.config.bos_token_id
@@ -81,9 +83,7 @@ def self_sampled(
         tokens = torch.full((sequences, 1), start)
     written, cache = [tokens], None
     for _ in tqdm(range(length - 1), desc="calibration text", leave=False, disable=None):
-        out = model(
-            input_ids=written[-1].to(model.device), past_key_values=cache, use_cache=True
-        )
+        out = model(input_ids=written[-1].to(model.device), past_key_values=cache, use_cache=True)
         cache = out.past_key_values
         chances = out.logits[:, -1].float().softmax(-1).cpu()
         if not torch.isfinite(chances).all():

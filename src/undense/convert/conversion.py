@@ -11,8 +11,8 @@ import torch
 from rich.table import Table
 
 from undense.contract import Config, DenseShape, abstract_cost, build, config_from_dict
-from undense.cost import Cost
 from undense.convert.sites import Site
+from undense.cost import Cost
 
 Calibration = Literal["self-sampled", "given", "none"]
 

@@ -91,9 +91,7 @@ def find_sites(model: PreTrainedModel) -> list[Site]:
         layer = kind.layer(key)
         if layer is not None and is_dense(module, kind):
             shape = _shape(model, name, module, kind)
-            site = Site(
-                name=name, key=key, layer=layer, module=module, shape=shape, family=kind
-            )
+            site = Site(name=name, key=key, layer=layer, module=module, shape=shape, family=kind)
             sites.append(site)
     return sites
 

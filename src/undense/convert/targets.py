@@ -57,7 +57,9 @@ def _regex(pattern: str, name: str, *, required: bool) -> bool:
         return re.fullmatch(pattern, name) is not None
     except re.error as error:
         if required:
-            raise UndenseError(f"target 're:{pattern}' is no regular expression: {error}") from error
+            raise UndenseError(
+                f"target 're:{pattern}' is no regular expression: {error}"
+            ) from error
         return False  # a glob such as *.mlp
 
 

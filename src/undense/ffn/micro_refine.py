@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from undense import contract, cost
 from undense.contract import DenseFFN, FFNComponent, Statistics, register
-from undense.cost import Cost, per_element
+from undense.cost import Cost
 from undense.errors import UndenseError
 
 
@@ -61,38 +61,44 @@ class SparseMicroRefine(FFNComponent):
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)
         before = x.index_select(-1, self.selected)
-        state = before
+        # The update is summed by itself: h_last - h_first would cancel most of bf16's few digits.
+        update: Tensor | None = None
         for into, shift, out, offset in zip(
             self.into, self.shift, self.out, self.offset, strict=True
         ):
-            state = state + (nn.functional.silu(state * into + shift) * out + offset)
-        return torch.zeros_like(x).index_copy(-1, self.selected, state - before)
+            state = before if update is None else before + update
+            step = nn.functional.silu(state * into + shift) * out + offset
+            update = step if update is None else update + step
+        assert update is not None
+        return torch.zeros_like(x).index_copy(-1, self.selected, update)
 
     def cost(self, tokens: int) -> Cost:
         numbers = tokens * self.features
         return Cost.total(
             "micro_refine",
-            *(self._step_cost(f"step {t}", tokens) for t in range(self.config.micro_steps)),
-            cost.elementwise("update", numbers, backward=1, macs=1),
-            cost.fan_out("first state read twice", numbers, 2),
+            cost.gather("selected features", numbers),
+            *(self._step_cost(t, tokens) for t in range(self.config.micro_steps)),
+            cost.fan_out("first state", numbers, self.config.micro_steps),
         )
 
-    def _step_cost(self, name: str, tokens: int) -> Cost:
+    def _step_cost(self, t: int, tokens: int) -> Cost:
         numbers = tokens * self.features
         # A product and a sum are one multiply-add; the two biases reduce their gradients.
-        into = cost.gain("into", tokens, self.features, size=self.features)
-        out = cost.gain("out", tokens, self.features, size=self.features)
         bias = replace(cost.elementwise("bias", numbers, backward=1, macs=0), weights=self.features)
-        silu = cost.elementwise(
-            "silu",
-            numbers,
-            forward=per_element("silu"),
-            backward=per_element("silu_backward"),
-            macs=1,
-        )
-        residual = cost.elementwise("residual", numbers, macs=1)
-        state = cost.fan_out("state read twice", numbers, 2)
-        return Cost.total(name, into, bias, silu, out, bias, residual, state)
+        parts = [
+            cost.gain("into", tokens, self.features, size=self.features),
+            bias,
+            cost.activation("silu", numbers, "silu"),
+            cost.gain("out", tokens, self.features, size=self.features),
+            bias,
+        ]
+        if t > 0:
+            parts += [
+                cost.elementwise("state", numbers, macs=0),
+                cost.elementwise("update", numbers, macs=1),
+                cost.fan_out("update read twice", numbers, 2),
+            ]
+        return Cost.total(f"step {t}", *parts)
 
     def start_from(self, dense: DenseFFN, statistics: Statistics) -> None:
         """The first step solved feature by feature on a sample; the later ones start at rest."""

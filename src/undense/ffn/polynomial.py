@@ -87,6 +87,7 @@ class SparsePolynomial(FFNComponent):
         ]
         return Cost.total(
             "polynomial",
+            cost.gather("kept channels", numbers),
             cost.gain("scale", tokens, self.terms, size=self.terms),
             tanh,
             *powers,

@@ -71,8 +71,11 @@ class SparseSpectral(FFNComponent):
         if config.basis == "fourier":
             partner = partner.view(-1, 2).flip(1).flatten()
         self.register_buffer("partner", partner)
-        self.gain = nn.Parameter(torch.ones(self.modes))
-        self.twist = nn.Parameter(torch.zeros(self.modes)) if config.basis == "fourier" else None
+        # Random responses of unit power: ones would hand the input on, which the host adds already.
+        paired = config.basis == "fourier"
+        std = 0.5**0.5 if paired else 1.0
+        self.gain = nn.Parameter(torch.randn(self.modes) * std)
+        self.twist = nn.Parameter(torch.randn(self.modes) * std) if paired else None
         if self.analysis.is_meta:
             return  # sizes without memory: there is nothing to fill
         if config.basis == "eigen":
@@ -110,6 +113,7 @@ class SparseSpectral(FFNComponent):
         ]
         if self.twist is not None:
             parts += [
+                cost.gather("partners", numbers),
                 cost.gain("twist", tokens, self.modes, size=self.modes),
                 cost.add("sum", numbers),
                 cost.fan_out("spectrum read twice", numbers, 2),

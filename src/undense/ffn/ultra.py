@@ -144,8 +144,8 @@ class UltraEfficientSparseFFN(FFNComponent):
         if self.norm_out is not None:
             parts.append(cost.layer_norm("norm out", tokens, self.dim))
         if self.training and self.config.dropout > 0:
-            # scale the mask by 1/(1-p) and apply it; the same product on the way back
-            parts.append(cost.elementwise("dropout", numbers, forward=2, backward=2))
+            # divide the mask by 1 - p and apply it; only the product on the way back
+            parts.append(cost.elementwise("dropout", numbers, forward=2, backward=1))
         return Cost.total("ultra", *parts)
 
     def start_from(self, dense: DenseFFN, statistics: Statistics) -> None:

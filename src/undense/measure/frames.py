@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch._C._autograd import _get_sequence_nr
 from torch.fx import GraphModule
 
 from undense.contract import FFNComponent
@@ -46,11 +47,15 @@ class ComponentCall:
 
     path: str
     component: str
-    cost: Cost
     recomputed: bool
+    cost: Cost = field(default_factory=lambda: Cost(name=""))
     forward: int = 0
     backward: int = 0
-    went_back: bool = False
+
+    @property
+    def went_back(self) -> bool:
+        """Whether a backward pass reached this call."""
+        return self.backward > 0
 
 
 @dataclass(eq=False)
@@ -63,17 +68,19 @@ class Frame:
     task: int
     component: ComponentCall | None
 
-    def charge(self, flops: int, *, backward: bool) -> None:
-        """Add FLOPs (negative: take them back) to this module and to its component's call."""
-        for account in (self.tally, self.component):
-            if account is None:
-                continue
-            if backward:
-                account.backward += flops
-            else:
-                account.forward += flops
-        if backward and self.component is not None:
-            self.component.went_back = True
+    def charge(self, flops: int, task: int) -> None:
+        """Add FLOPs (negative: take them back) that were computed in the backward pass `task`.
+
+        To the component, a forward that a checkpoint repeats in a backward pass is a forward.
+        """
+        if task == -1:
+            self.tally.forward += flops
+        else:
+            self.tally.backward += flops
+        if self.component is not None and task == self.task:
+            self.component.forward += flops
+        elif self.component is not None:
+            self.component.backward += flops
 
     def ancestors(self) -> list[Frame]:
         """This frame and those around it, the outermost first."""
@@ -81,61 +88,58 @@ class Frame:
         return [*around, self]
 
 
-def common(first: Frame, second: Frame) -> Frame:
-    """The innermost frame that encloses both."""
-    if first is second:
-        return first
-    shared = first
-    for mine, theirs in zip(first.ancestors(), second.ancestors(), strict=False):
-        if mine is not theirs:
-            break
-        shared = mine
-    return shared
-
-
 class Frames:
     """The stack of module calls, and the owner of every autograd node."""
 
     def __init__(self, root: Tally, model: nn.Module | None) -> None:
-        self.root = Frame(root, None, model, -1, None)
+        self.root = Frame(root, None, None if model is None else inside(model), -1, None)
         self.calls: list[ComponentCall] = []
         self._stack: list[Frame] = [self.root]
-        self._names: dict[nn.Module, str] = {}
-        if model is not None:
-            self._names = {module: name for name, module in model.named_modules()}
-        self._numbered = torch._C._autograd._get_sequence_nr()
+        self._names: dict[nn.Module, dict[nn.Module, str]] = {}
+        self._numbered = _get_sequence_nr()
         self._starts: list[int] = [self._numbered]
         self._owners: list[Frame] = [self.root]
 
-    def enter(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def enter(self, module: nn.Module) -> None:
         """A module is called."""
-        task = torch._C._current_graph_task_id()
+        module = inside(module)
         around = self.here()
+        self.note_nodes(around)
+        task = torch._C._current_graph_task_id()
+        if task != self._stack[-1].task:  # a checkpoint repeats a forward that some node waits for
+            around = self._enclosing(module, around)
         frame = Frame(around.tally, around, module, task, around.component)
-        if not isinstance(module, GraphModule):  # what a compiler made of modules has no name
-            self._place(frame, _inside(module), inputs)
         self._stack.append(frame)
+        if isinstance(module, GraphModule):  # what a compiler made of modules has no name
+            return
+        if module is not self.root.module:
+            frame.tally = around.tally.child(self._name(module, around))
+        frame.tally.calls += 1
+        if frame.component is None and isinstance(module, FFNComponent):
+            frame.component = ComponentCall(frame.tally.path, module.component, task != -1)
 
-    def leave(self, module: nn.Module) -> None:
-        """A module returned; calls inside it that raised are left with it."""
-        while len(self._stack) > 1 and self._stack.pop().module is not module:
-            pass
+    def leave(self, output: Any) -> None:
+        """The module entered last returned; `output` is None if it raised."""
+        frame = self._stack.pop()
+        module, around = frame.module, frame.parent
+        assert around is not None
+        y = next(tensors(output), None)
+        if y is None or not isinstance(module, FFNComponent) or around.component is not None:
+            return
+        assert frame.component is not None
+        frame.component.cost = module.cost(y.numel() // y.shape[-1])
+        self.calls.append(frame.component)
 
     def here(self) -> Frame:
         """The frame of an operation that executes now."""
-        task = torch._C._current_graph_task_id()
         top = self._stack[-1]
-        if task == top.task:
+        if top.task == torch._C._current_graph_task_id():
             return top
-        if task == -1:  # modules that the backward pass called and that raised
-            while self._stack[-1].task != -1:
-                self._stack.pop()
-            return self._stack[-1]
         return self._owner(torch._C._current_autograd_node())
 
     def note_nodes(self, frame: Frame) -> bool:
         """Give the autograd nodes made since the last operation to `frame`; False if none was."""
-        number = torch._C._autograd._get_sequence_nr()
+        number = _get_sequence_nr()
         if number == self._numbered:
             return False
         if frame is not self._owners[-1]:
@@ -150,50 +154,27 @@ class Frames:
             return self.root  # made before counting began, or sums into a parameter's .grad
         return self._owners[bisect_right(self._starts, number) - 1]
 
-    def _place(self, frame: Frame, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        around = frame.parent
-        assert around is not None
-        frame.module = module
-        if module is not self.root.module:
-            frame.tally = around.tally.child(self._name(module, around))
-        frame.tally.calls += 1
-        if frame.component is None and isinstance(module, FFNComponent):
-            x = next(tensors(inputs))
-            frame.component = ComponentCall(
-                path=frame.tally.path,
-                component=module.component,
-                cost=module.cost(_rows(x)),
-                recomputed=frame.task != -1,
-            )
-            self.calls.append(frame.component)
+    def _enclosing(self, module: nn.Module, frame: Frame) -> Frame:
+        """The innermost frame around `frame`, or itself, whose module contains `module`."""
+        around = [frame for frame in frame.ancestors() if module in self._inner(frame, module)]
+        return around[-1] if around else self.root
 
     def _name(self, module: nn.Module, around: Frame) -> str:
-        """The module's name inside the nearest module around it, else the name of its class."""
-        name = self._names.get(module)
-        if name is None or not _belongs(name, around.tally.path):
-            name = _name_within(module, around)
-            return type(module).__name__ if name is None else name
-        return name.removeprefix(around.tally.path).removeprefix(".")
+        """The module's name inside the module around it, else the name of its class."""
+        return self._inner(around, module).get(module, type(module).__name__)
+
+    def _inner(self, frame: Frame, wanted: nn.Module) -> dict[nn.Module, str]:
+        """The names of the modules inside the frame's module, itself left out."""
+        owner = frame.module
+        if owner is None:
+            return {}
+        if wanted not in self._names.get(owner, {}):  # not asked before, or swapped since
+            self._names[owner] = {inner: name for name, inner in owner.named_modules() if name}
+        return self._names[owner]
 
 
-def _belongs(name: str, path: str) -> bool:
-    return not path or name.startswith(f"{path}.")
-
-
-def _name_within(module: nn.Module, around: Frame | None) -> str | None:
-    while around is not None and around.module is None:
-        around = around.parent
-    if around is None or around.module is None:
-        return None
-    return next((n for n, inner in around.module.named_modules() if inner is module), None)
-
-
-def _inside(module: nn.Module) -> nn.Module:
+def inside(module: nn.Module) -> nn.Module:
     """The module that a `torch.compile` wrapper stands for."""
     inner = getattr(module, "_orig_mod", module)
     assert isinstance(inner, nn.Module)
     return inner
-
-
-def _rows(x: Tensor) -> int:
-    return x.numel() // x.shape[-1]

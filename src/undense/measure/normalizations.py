@@ -1,4 +1,4 @@
-"""Work of the normalisations, forward and backward; one that is asked for fewer gradients does less.
+"""Work of the normalisations, forward and backward; fewer gradients asked for are less work.
 
 In multiply-adds a normalisation is 4 a number.
 """

@@ -1,8 +1,8 @@
 """Work of operations on each number by itself: arithmetic, comparisons, functions, activations.
 
 The output's numbers (after broadcasting) times a constant. In multiply-adds a product or a function
-is 1 and a sum or a comparison 0. Complex numbers: see `COMPLEX`; a function that is not listed
-there is not counted on complex numbers at all, rather than wrongly.
+is 1 and a sum or a comparison 0. Complex numbers: see `_COMPLEX`; a function that is not listed
+there is uncounted on complex numbers, rather than counted wrongly.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from undense.measure.call import Call, Formula, Work
 
 # One FLOP a number, and no multiply-add: sums, signs, comparisons.
 _SUMS = """
-abs neg sign sgn floor ceil round trunc frac maximum minimum fmax fmin eq ne lt le gt ge isnan isinf
-isneginf isposinf heaviside
-""".split()
+abs neg sign sgn floor ceil round trunc frac maximum minimum fmax fmin eq ne lt le gt ge
+isnan isinf isneginf isposinf heaviside angle conj_physical
+"""
 
 # One FLOP and one multiply-add a number: products and elementary functions.
 _FUNCTIONS = """
 reciprocal sqrt exp exp2 expm1 log log2 log10 log1p sin cos tan sinh cosh
 tanh asin acos atan asinh acosh atanh atan2 erf erfc erfinv fmod remainder floor_divide
-""".split()
+"""
 
 # FLOPs a number where it is more than one; one multiply-add.
 _COSTLIER: dict[str, int] = {
@@ -81,7 +81,7 @@ def _involves_complex(call: Call) -> bool:
 
 
 def each(name: str, flops: int, macs: int) -> Formula:
-    """`flops` and `macs` for every number of the output; on complex numbers what `_COMPLEX` says."""
+    """`flops` and `macs` for every number of the output; for complex ones what `_COMPLEX` says."""
 
     def formula(call: Call) -> Work | None:
         per = Work(flops, macs)
@@ -157,8 +157,8 @@ def elu_backward(call: Call) -> Work:
 
 
 FORMULAS: dict[str, Formula] = {
-    **{f"aten.{name}": each(name, 1, 0) for name in (*_SUMS, "angle", "conj_physical")},
-    **{f"aten.{name}": each(name, 1, 1) for name in _FUNCTIONS},
+    **{f"aten.{name}": each(name, 1, 0) for name in _SUMS.split()},
+    **{f"aten.{name}": each(name, 1, 1) for name in _FUNCTIONS.split()},
     **{f"aten.{name}": each(name, flops, 1) for name, flops in _COSTLIER.items()},
     "aten.mul": mul,
     "aten.div": div,

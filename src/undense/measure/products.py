@@ -99,7 +99,7 @@ def _taps(call: Call, output: Tensor) -> int:
 
 
 def convolution(call: Call) -> Work:
-    """Weight (out, in / groups, …), or transposed (in, out / groups, …): groups are in its shape."""
+    """Weight (out, in / groups, …), transposed (in, out / groups, …): groups are in its shape."""
     work = multiply_adds(_taps(call, call.result), call["input"])
     if call["bias"] is None:
         return work

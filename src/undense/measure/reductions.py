@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from undense.cost import per_element
 from undense.measure.call import Call, Formula, Work
+from undense.measure.products import additions
 
 # One FLOP for each number read: sums, and comparisons for an extreme or the best few.
-_SUMS = "sum nansum mean cumsum".split()
+_SUMS = "sum nansum mean cumsum"
 _COMPARISONS = """
-amax amin max min argmax argmin cummax cummin topk any all count_nonzero _cummax_helper
-_cummin_helper
-""".split()
+amax amin max min argmax argmin cummax cummin topk any all count_nonzero histc bincount
+_cummax_helper _cummin_helper
+"""
 
 _COSTLIER: dict[str, int] = {
     "prod": 1,
@@ -35,7 +36,7 @@ def _read(call: Call) -> int:
 
 
 def sums(call: Call) -> Work:
-    return Work((2 if call["self"].is_complex() else 1) * _read(call))
+    return additions(_read(call), call["self"])
 
 
 def real_only(flops: int) -> Formula:
@@ -83,8 +84,7 @@ def added(argument: str) -> Formula:
     """One sum for each number of the named argument that is added to its place."""
 
     def formula(call: Call) -> Work:
-        source = call[argument]
-        return Work((2 if source.is_complex() else 1) * source.numel())
+        return additions(call[argument].numel(), call[argument])
 
     return formula
 
@@ -93,18 +93,18 @@ def index_put(call: Call) -> Work:
     """Numbers that are written cost nothing, numbers that are added one FLOP each."""
     if not call["accumulate"]:
         return Work(0)
-    return added("values")(call)
+    return additions(call["values"].numel(), call["values"])
 
 
 def index_add(call: Call) -> Work:
     """The sums, and the products with `alpha` where it is not 1."""
-    work = added("source")(call)
-    return work if call["alpha"] == 1 else work + work
+    source = call["source"]
+    return additions((1 + (call["alpha"] != 1)) * source.numel(), source)
 
 
 FORMULAS: dict[str, Formula] = {
-    **{f"aten.{name}": sums for name in _SUMS},
-    **{f"aten.{name}": real_only(1) for name in _COMPARISONS},
+    **{f"aten.{name}": sums for name in _SUMS.split()},
+    **{f"aten.{name}": real_only(1) for name in _COMPARISONS.split()},
     **{f"aten.{name}": real_only(flops) for name, flops in _COSTLIER.items()},
     "aten.sort": sort,
     "aten._softmax": softmax("softmax"),

@@ -13,7 +13,7 @@ unbind diagonal movedim swapaxes unfold view_as_real view_as_complex real imag _
 resolve_conj resolve_neg as_strided_scatter lift lift_fresh lift_fresh_copy
 unsafe_split unsafe_split_with_sizes unsafe_chunk values indices _values _indices crow_indices
 col_indices
-""".split()
+"""
 
 _COPIES = """
 clone copy _to_copy to contiguous cat stack concat repeat repeat_interleave tile roll flip
@@ -26,23 +26,23 @@ unbind_copy split_copy split_with_sizes_copy detach_copy alias_copy complex tril
 triu_indices diag_embed nonzero nonzero_static embedding resize set fill_diagonal
 coalesce _coalesce to_sparse _to_sparse to_dense _to_dense sparse_coo_tensor _local_scalar_dense
 _sparse_coo_tensor_with_dims_and_tensors item equal is_same_size _nested_tensor_from_mask
-""".split()
+"""
 
 _FILLS = """
 empty empty_like empty_strided empty_permuted new_empty new_empty_strided zeros zeros_like
 new_zeros ones ones_like new_ones full full_like new_full fill zero eye arange linspace logspace
 scalar_tensor _efficientzerotensor tensor range one_hot
-""".split()
+"""
 
 _RANDOM = """
 rand rand_like randn randn_like randint randint_like randperm normal uniform bernoulli exponential
 log_normal geometric cauchy random multinomial _standard_gamma poisson
-""".split()
+"""
 
 _LOGIC = """
 logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not bitwise_xor
 bitwise_left_shift bitwise_right_shift __and__ __or__ __xor__ __lshift__ __rshift__ isin
-""".split()
+"""
 
 _QUESTIONS = """
 sym_size sym_numel sym_stride sym_storage_offset sym_is_contiguous size stride is_pinned
@@ -50,9 +50,10 @@ _pin_memory pin_memory record_stream _assert_async _assert_scalar _assert_tensor
 sym_constrain_range sym_constrain_range_for_size _has_same_storage_numel _version
 _fused_sdp_choice _has_compatible_shallow_copy_type _debug_has_internal_overlap
 _is_all_true _is_any_true is_nonzero is_coalesced _nnz dense_dim sparse_dim result_type
-_foreach_copy _foreach_zero
-""".split()
+"""
 
 ZERO_COST: frozenset[str] = frozenset(
-    f"aten.{name}" for name in (*_VIEWS, *_COPIES, *_FILLS, *_RANDOM, *_LOGIC, *_QUESTIONS)
+    f"aten.{name}"
+    for group in (_VIEWS, _COPIES, _FILLS, _RANDOM, _LOGIC, _QUESTIONS)
+    for name in group.split()
 ) | {"prim.device", "prims.device_put"}

@@ -13,8 +13,10 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from undense.contract import abstract_cost
-from undense.convert import convert_, find_components, find_sites, release_dense, save
-from undense.convert.convert import distillation_pairs
+from undense.convert import originals
+from undense.convert.convert import convert_
+from undense.convert.folders import save
+from undense.convert.sites import find_components, find_sites
 from undense.ffn.presets import dense_config, dense_flops
 from undense.files import write_json
 from undense.pipeline.figures import model_flops_per_token
@@ -68,7 +70,7 @@ def run_arm(
     if trainable(model):
         result = distill(
             model,
-            distillation_pairs(model),
+            _pairs(model),
             blocks.train,
             DistillSettings(
                 steps=settings.distill_steps,
@@ -85,7 +87,7 @@ def run_arm(
     else:
         steps += settings.distill_steps
         figures["loss_distilled"] = None
-    release_dense(model)
+    originals.forget(model)
     tuned = finetune(
         model,
         blocks.train,
@@ -141,6 +143,12 @@ def title(arm: str) -> str:
 def ffns_of(model: PreTrainedModel) -> list[nn.Module]:
     """The FFNs of a model in the order of its layers, replaced or dense."""
     return list(find_components(model).values()) or [site.module for site in find_sites(model)]
+
+
+def _pairs(model: PreTrainedModel) -> dict[str, tuple[nn.Module, nn.Module]]:
+    """Each replaced FFN beside the dense one that the conversion kept."""
+    dense = originals.kept(model)
+    return {name: (ffn, dense[name]) for name, ffn in find_components(model).items()}
 
 
 def trainable(model: PreTrainedModel) -> bool:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import undense
-from undense.convert import find_sites
+from undense.convert.sites import find_sites
 from undense.errors import UndenseError
 from undense.files import write_json
 from undense.measure.timing import environment

@@ -17,8 +17,10 @@ from torch import nn
 from transformers import PreTrainedModel, set_seed
 
 from undense.contract import FFNComponent
-from undense.convert import convert_, find_components, find_sites, plan, save
-from undense.convert.convert import Conversion
+from undense.convert.conversion import Conversion
+from undense.convert.convert import convert_, plan
+from undense.convert.folders import save
+from undense.convert.sites import find_components, find_sites
 from undense.errors import UndenseError
 from undense.pipeline.figures import model_flops_per_token
 from undense.pipeline.load import (

@@ -12,6 +12,7 @@ from transformers import (
 )
 
 from undense.train.recipe import PretrainRecipe
+from undense.train.tokens import end_of_text
 
 
 def build_model(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -33,12 +34,16 @@ def _gpt2(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase) -> GPT2LMH
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
-        bos_token_id=tokenizer.eos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        loss_type="ForCausalLM",
+        bos_token_id=end_of_text(tokenizer),
+        eos_token_id=end_of_text(tokenizer),
+        pad_token_id=_padding(tokenizer),
     )
-    return GPT2LMHeadModel(config)
+    model = GPT2LMHeadModel(config)
+    # transformers takes the loss's type from the class name, which this class does not carry; the
+    # Trainer then counts one prediction a block too many, and reports (context − 1) / context of
+    # the loss.
+    model.loss_type = "ForCausalLM"
+    return model
 
 
 def _llama(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
@@ -52,9 +57,14 @@ def _llama(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase) -> LlamaF
         num_attention_heads=recipe.heads,
         intermediate_size=recipe.intermediate or default,
         tie_word_embeddings=True,
-        bos_token_id=tokenizer.eos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        loss_type="ForCausalLM",
+        bos_token_id=end_of_text(tokenizer),
+        eos_token_id=end_of_text(tokenizer),
+        pad_token_id=_padding(tokenizer),
     )
     return LlamaForCausalLM(config)
+
+
+def _padding(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    padding = tokenizer.pad_token_id
+    assert padding is None or isinstance(padding, int)
+    return padding

@@ -52,7 +52,7 @@ class NGramModel:
         tokens = tokens.astype(np.int64)
         # index[i]: which n-gram ends at position i. Pairing the index of the (n−1)-gram with one
         # more token keeps every key in 64 bits, for any vocabulary and any order.
-        prefix = np.zeros(len(tokens), dtype=np.int64)
+        prefix = ending = np.zeros(len(tokens), dtype=np.int64)
         prefixes = 1
         tables: list[tuple[Ids, Ids, int]] = []  # keys, counts, number of prefixes
         for n in range(1, order + 1):
@@ -119,11 +119,15 @@ def ngram_losses(tokens: Ids, blocks: Ids, *, vocab_size: int) -> dict[str, floa
 def _level(keys: Ids, counts: Ids, prefixes: int, vocab_size: int) -> _Level:
     owner = keys // vocab_size
     discount = _discounts(counts)[np.minimum(counts, 3)]
-    total = np.bincount(owner, weights=counts, minlength=prefixes)
+    total = _sums(owner, counts, prefixes)
     kept = np.maximum(counts - discount, 0.0)
-    held = np.bincount(owner, weights=counts - kept, minlength=prefixes)
+    held = _sums(owner, counts - kept, prefixes)
     backoff = held / np.where(total > 0, total, 1.0)
     return _Level(keys=keys, discounted=kept, total=total, backoff=backoff)
+
+
+def _sums(owner: Ids, values: Ids | Floats, owners: int) -> Floats:
+    return np.bincount(owner, weights=values, minlength=owners).astype(np.float64)
 
 
 def _discounts(counts: Ids) -> Floats:

@@ -2,16 +2,15 @@
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
 import torch
+from safetensors.torch import load_model
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from transformers import (
-    AutoTokenizer,
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
@@ -20,12 +19,14 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.integrations import TensorBoardCallback
+from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer_utils import sort_checkpoints
 
 from undense.errors import UndenseError
+from undense.files import write_json
 from undense.train.build import build_model
 from undense.train.corpus import Corpus, load_corpus
+from undense.train.publish import publish
 from undense.train.recipe import PretrainRecipe
 from undense.train.tokens import BlockDataset, encode, train_tokenizer
 
@@ -58,7 +59,7 @@ def pretrain(
 
     set_seed(recipe.seed)
     tokenizer = _tokenizer(recipe, corpus)
-    train = BlockDataset(encode(corpus, "train", tokenizer), recipe.context)
+    train_tokens = encode(corpus, "train", tokenizer)
     heldout = BlockDataset(
         encode(corpus, "heldout", tokenizer), recipe.context, limit=recipe.eval_limit
     )
@@ -66,7 +67,7 @@ def pretrain(
     trainer = _PretrainTrainer(
         model=model,
         args=_arguments(recipe, folder),
-        train_dataset=train,
+        train_dataset=BlockDataset(train_tokens, recipe.context),
         eval_dataset=heldout,
         callbacks=[
             TensorBoardCallback(SummaryWriter(log_dir=str(folder / "tensorboard"))),
@@ -74,8 +75,22 @@ def pretrain(
             *callbacks,
         ],
     )
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    return {}
+    if checkpoint is not None and _step(checkpoint) >= recipe.steps:
+        # The Trainer would take one more step before it notices that none is left.
+        load_model(model, checkpoint / "model.safetensors")
+    else:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        # With bf16 the Trainer leaves autocast around `forward`; what follows is float32.
+        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    return publish(
+        model,
+        tokenizer,
+        recipe=recipe,
+        corpus=corpus,
+        train_tokens=train_tokens,
+        heldout=heldout,
+        folder=folder,
+    )
 
 
 @final
@@ -95,10 +110,9 @@ class _StopWhenNotFinite(TrainerCallback):
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
+    ) -> None:
         # A log comes before the save of the same step, so no checkpoint outlives its own check.
         control.should_log = control.should_log or control.should_save
-        return control
 
     def on_log(
         self,
@@ -117,16 +131,6 @@ class _StopWhenNotFinite(TrainerCallback):
                 f"training diverged at step {state.global_step}: {bad}; {kept}; "
                 f"lower learning_rate={args.learning_rate}, or use dtype fp32"
             )
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """As a whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _tokenizer(recipe: PretrainRecipe, corpus: Corpus) -> PreTrainedTokenizerBase:
@@ -174,6 +178,10 @@ def _last_checkpoint(folder: Path) -> Path | None:
     return whole[-1] if whole else None
 
 
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
 def _require_same_run(folder: Path, identity: dict[str, Any]) -> None:
     try:
         earlier = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -181,9 +189,13 @@ def _require_same_run(folder: Path, identity: dict[str, Any]) -> None:
         raise UndenseError(
             f"{folder} has checkpoints but no readable run.json; give another folder"
         ) from error
-    before, now = {**earlier["recipe"], "corpus": earlier["corpus"]}, identity
+    # Through the class, so that a field that is newer than the run counts with its default.
+    before = {
+        **PretrainRecipe.from_dict(earlier["recipe"]).to_dict(),
+        "corpus": earlier["corpus"],
+    }
     now = {**identity["recipe"], "corpus": identity["corpus"]}
-    changed = sorted(key for key in now if before.get(key) != now[key])
+    changed = sorted(key for key in now if before[key] != now[key])
     if changed:
         raise UndenseError(
             f"{folder} holds checkpoints of another run (differs in {', '.join(changed)}); "

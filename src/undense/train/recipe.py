@@ -3,12 +3,26 @@
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal, get_args
 
 from undense.errors import UndenseError
 
 Host = Literal["gpt2", "llama"]
 Precision = Literal["fp32", "bf16"]
+Storage = Literal["fp32", "fp16"]
+
+_KINDS: dict[Any, tuple[type, ...]] = {
+    int: (int,),
+    float: (float, int),
+    int | None: (int, NoneType),
+    str | None: (str, NoneType),
+    Host: (str,),
+    Precision: (str,),
+    Storage: (str,),
+}
+_COUNTS = ("hidden_size", "layers", "heads", "intermediate", "vocab_size", "steps", "batch")
+_COUNTS += ("save_every", "eval_every", "log_every", "eval_limit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +46,7 @@ class PretrainRecipe:
     beta2: float = 0.95
     clip: float = 1.0  # gradient norm
     dtype: Precision = "fp32"  # bf16 is autocast: the weights stay float32
+    stored: Storage = "fp32"  # the weights on disk; fp16 is rounded before it is evaluated
     seed: int = 0
     save_every: int = 200  # steps
     eval_every: int = 200
@@ -39,14 +54,19 @@ class PretrainRecipe:
     eval_limit: int | None = None  # held-out blocks; None: all
 
     def __post_init__(self) -> None:
-        for name, choices in (("host", get_args(Host)), ("dtype", get_args(Precision))):
-            if (value := getattr(self, name)) not in choices:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            # A whole number is a fine float; the rest must be of its own type, true/false too.
+            kinds = _KINDS[field.type]
+            if type(value) not in kinds:
+                raise UndenseError(
+                    f"recipe: {field.name}={value!r}; expected {' or '.join(map(_name, kinds))}"
+                )
+        for name, kind in (("host", Host), ("dtype", Precision), ("stored", Storage)):
+            if (value := getattr(self, name)) not in (choices := get_args(kind)):
                 raise UndenseError(f"recipe: {name}={value!r}; choose one of {', '.join(choices)}")
-        counts = ["hidden_size", "layers", "heads", "vocab_size", "steps", "batch"]
-        counts += ["save_every", "eval_every", "log_every"]
-        counts += [name for name in ("intermediate", "eval_limit") if getattr(self, name)]
-        for name in counts:
-            if (value := getattr(self, name)) < 1:
+        for name in _COUNTS:
+            if (value := getattr(self, name)) is not None and value < 1:
                 raise UndenseError(f"recipe: {name}={value}; it must be at least 1")
         if self.context < 2:
             raise UndenseError(f"recipe: context={self.context}; it must be at least 2")
@@ -67,10 +87,7 @@ class PretrainRecipe:
             raise UndenseError(
                 f"recipe: unknown field {', '.join(unknown)}; known are {', '.join(known)}"
             )
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise UndenseError(f"recipe: a field has the wrong type ({error})") from error
+        return cls(**values)
 
     @classmethod
     def load(cls, path: str | Path) -> "PretrainRecipe":
@@ -87,3 +104,7 @@ class PretrainRecipe:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def _name(kind: type) -> str:
+    return "null" if kind is NoneType else kind.__name__

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from undense.errors import UndenseError
+from undense.files import whole
 from undense.train.corpus import Corpus, Split
 
 END_OF_TEXT = "<|endoftext|>"
@@ -66,7 +67,7 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
         state.pop("padding", None)
     else:
         state = {"class": type(tokenizer).__name__, "vocab": tokenizer.get_vocab()}
-    state["end"] = _end_of_text(tokenizer)
+    state["end"] = end_of_text(tokenizer)
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
@@ -86,19 +87,14 @@ def encode(
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
     if path.exists():
         return torch.from_numpy(np.load(path))
-    end = _end_of_text(tokenizer)
+    end = end_of_text(tokenizer)
     texts = [document.text for document in corpus.documents(split)]
     # `verbose=False`: a document longer than the context is no mistake here, it is cut later.
     rows = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     ids = np.concatenate([np.asarray([*row, end], dtype=np.int32) for row in rows])
     folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as stream:
-            np.save(stream, ids)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(path) as partial, partial.open("wb") as stream:
+        np.save(stream, ids)
     return torch.from_numpy(ids)
 
 
@@ -147,7 +143,8 @@ def batches_hash(dataset: BlockDataset) -> str:
     return digest.hexdigest()
 
 
-def _end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
+def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id between documents. Raises `UndenseError` for a tokenizer that has none."""
     end = tokenizer.eos_token_id
     if not isinstance(end, int):
         raise UndenseError(
