@@ -83,7 +83,9 @@ REST_MS = (1.3, 2.0, 6.5, 22.0)
 Change = Callable[[dict[str, Any]], None]
 
 
-def write_run(folder: Path, *, seeds: bool = True, losses: Mapping[str, float] | None = None) -> Path:
+def write_run(
+    folder: Path, *, seeds: bool = True, losses: Mapping[str, float] | None = None
+) -> Path:
     """A complete run in `folder`; `losses` replaces the final loss of some arms."""
     draw = random.Random(0)
     final = {**LOSSES, **(losses or {})}
@@ -190,7 +192,10 @@ def timed(values: list[float], draw: random.Random) -> dict[str, Any]:
     found = {}
     for tokens, value in zip(TOKENS, values, strict=True):
         wide = 0.01 + 0.03 * draw.random()
-        found[str(tokens)] = {"median": value, "iqr": [value * (1 - wide), value * (1 + 1.5 * wide)]}
+        found[str(tokens)] = {
+            "median": value,
+            "iqr": [value * (1 - wide), value * (1 + 1.5 * wide)],
+        }
     return found
 
 

@@ -6,27 +6,7 @@ from pathlib import Path
 
 import pytest
 
-WORDS = ("the", "cat", "sat", "on", "a", "mat", "and", "saw", "how", "it", "ran", "from", "red", "to")
-    "the",
-    "cat",
-    "sat",
-    "on",
-    "a",
-    "mat",
-    "and",
-    "saw",
-    "how",
-    "it",
-    "ran",
-    "from",
-    "red",
-    "to",
-    "blue",
-    "in",
-    "one",
-    "long",
-    "day",
-]
+WORDS = ("cat", "sat", "on", "the", "mat", "and", "saw", "how", "it", "ran", "from", "red")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -33,6 +34,15 @@ class SteppedFrom(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.steps.append(state.global_step)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small spend their time waiting for the other thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +84,7 @@ def test_a_run_ends_with_a_stock_folder_and_its_metrics(finished, recipe):
     assert json.loads((folder / "metrics.json").read_text()) == metrics
     assert PretrainRecipe.load(folder / "recipe.json") == recipe
     model = AutoModelForCausalLM.from_pretrained(folder)
+    assert model.config.use_cache
     tokenizer = AutoTokenizer.from_pretrained(folder)
     heldout = encode(load_corpus(recipe.data), "heldout", tokenizer)
     dataset = BlockDataset(heldout, recipe.context, limit=recipe.eval_limit)

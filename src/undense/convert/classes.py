@@ -40,10 +40,13 @@ class UndenseModel:
         install(cast(PreTrainedModel, self), recorded(config))
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
         """As in transformers, whose arguments it takes, but missing, extra and mis-shaped keys
         raise `UndenseError` by name, and so does a damaged file."""
-        return strict.load(super().from_pretrained, *args, **kwargs)  # type: ignore[misc]
+        load = super().from_pretrained  # type: ignore[misc]  (the stock class)
+        return strict.load(load, pretrained_model_name_or_path, *args, **kwargs)
 
 
 def model_class(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:

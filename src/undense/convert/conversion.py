@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any, Literal
 
 import torch
+from rich import box
 from rich.table import Table
 
 from undense.contract import Config, DenseShape, abstract_cost, build, config_from_dict
@@ -85,6 +86,11 @@ class Conversion:
         return sum(site.parameters_after for site in self.sites)
 
     @property
+    def buffers_after(self) -> int:
+        """Stored numbers of what replaces them that are not trained."""
+        return sum(site.buffers_after for site in self.sites)
+
+    @property
     def model_parameters_after(self) -> int:
         """Parameters of the whole model once converted."""
         return self.model_parameters_before - self.parameters_before + self.parameters_after
@@ -99,30 +105,37 @@ class Conversion:
             "flops_after": self.flops_after,
             "parameters_before": self.parameters_before,
             "parameters_after": self.parameters_after,
+            "buffers_after": self.buffers_after,
             "model_parameters_before": self.model_parameters_before,
             "model_parameters_after": self.model_parameters_after,
             "sites": [site.to_dict() for site in self.sites],
         }
 
     def table(self) -> Table:
-        """One row a site and a total: replacement, FLOPs for one token, parameters, error."""
-        origin = {"self-sampled": "text the model wrote itself", "given": "the batches given"}
-        fitted = origin.get(self.calibration)
+        """One row a site and a total: replacement, FLOPs, stored numbers, error."""
+        origin = {
+            "self-sampled": "fitted on text that the model wrote itself",
+            "given": "fitted on the text given",
+            "none": "not fitted",
+        }
         table = Table(
             title=f"{self.model_type}: {len(self.sites)} FFNs",
-            caption=f"closed-form starts fitted on {fitted}" if fitted else "dry run: not fitted",
+            caption=f"FLOPs for one token; {origin[self.calibration]}",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
         )
-        table.add_column("site")
-        table.add_column("becomes")
-        for heading in ("FLOPs/token", "of dense", "parameters", "of dense", "error"):
-            table.add_column(heading, justify="right")
+        table.add_column("site", no_wrap=True)
+        table.add_column("becomes", no_wrap=True)
+        for heading in ("FLOPs", "share", "stored", "share", "error"):
+            table.add_column(heading, justify="right", no_wrap=True)
         for site in self.sites:
             error = site.relative_error
             table.add_row(
                 site.name,
                 site.config.component,
                 *_change(site.cost_before.forward, site.cost_after.forward),
-                *_change(site.parameters_before, site.parameters_after),
+                *_change(site.parameters_before, site.parameters_after + site.buffers_after),
                 "" if error is None else f"{error:.3f}",
             )
         table.add_section()
@@ -130,7 +143,7 @@ class Conversion:
             "total",
             "",
             *_change(self.flops_before, self.flops_after),
-            *_change(self.parameters_before, self.parameters_after),
+            *_change(self.parameters_before, self.parameters_after + self.buffers_after),
             "",
         )
         return table
@@ -174,4 +187,12 @@ def _dense_cost(shape: DenseShape) -> Cost:
 
 
 def _change(before: int, after: int) -> tuple[str, str]:
-    return f"{after:,}", f"{100 * after / before:.1f} %" if before else "–"
+    return _short(after), f"{100 * after / before:.1f}%" if before else "–"
+
+
+def _short(number: int) -> str:
+    """Four digits and a unit, so that a row fits a terminal; `to_dict` has the exact figure."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.4g}{unit}"
+    return str(number)

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from undense.contract import Config, DenseShape, FFNComponent, Statistics
 from undense.convert import originals, strict
 from undense.convert.batches import Batch, self_sampled
+from undense.convert.classes import model_class, stock_class
 from undense.convert.conversion import Calibration, Conversion, SiteConversion, describe
 from undense.convert.families import family
 from undense.convert.fit import fitted, unfitted
@@ -45,7 +46,8 @@ def convert_(
     returned; None lets the model write text itself. `keep_dense`: keep the dense FFNs for
     `revert_`, outside the module tree: neither trained, nor moved, nor saved.
 
-    The fit is in fp32 on the CPU; the result has the dtype, device and mode of what it replaces.
+    A dropout inside the dense FFN (GPT-2's) goes with it; a component has its own, if any. The fit
+    is in fp32 on the CPU; the result has the dtype, device and mode of what it replaces.
     Nothing is changed before every site is fitted. On the meta device nothing is fitted. Raises
     `UndenseError` for whatever the user can mend.
     """
@@ -95,6 +97,7 @@ def chosen(model: PreTrainedModel, targets: Targets | None, exclude: Targets | N
             f"expected a Hugging Face model, got {type(model).__name__}; of a PEFT model, pass"
             " model.merge_and_unload()"
         )
+    model_class(stock_class(model))  # refuses a class that no saved folder could name
     sites = {site.name: site for site in find_sites(model)}
     if not sites:
         done = find_components(model)

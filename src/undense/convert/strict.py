@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
@@ -94,7 +95,7 @@ def readable(source: object) -> Iterator[None]:
         ) from error
     except UndenseError:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UndenseError(f"cannot load {source}: {lines[0]}{_contents(source)}") from error
 

@@ -149,12 +149,12 @@ class UltraEfficientSparseFFN(FFNComponent):
         return Cost.total("ultra", *parts)
 
     def start_from(self, dense: DenseFFN, statistics: Statistics) -> None:
-        """Stage by stage: each is fitted in closed form to what the earlier ones left of the dense
-        output, on the running state that it will really see; gates start at 1.
+        """Backfitting in closed form, on the running state that each stage will really see.
 
-        The projection starts from the dense weights themselves, first re-expressed on its own input
-        (the pre-activations are regressed on the running state), and its last factor is solved for
-        the remainder. Norms get the scale and shift that best restore what they normalise.
+        The projection is fitted alone; the other stages are fitted, in order, to what it leaves of
+        the dense output; then the projection is fitted again to what they leave, its dense weights
+        re-expressed on its new input (the pre-activations regressed on the running state). Gates
+        start at 1. Norms get the scale and shift that best restore what they normalise.
         """
         rows = statistics.inputs
         targets = statistics.wanted(dense)
@@ -163,23 +163,33 @@ class UltraEfficientSparseFFN(FFNComponent):
             self.norm_in.weight.data.copy_(rows.std(0))
             self.norm_in.bias.data.copy_(rows.mean(0))
             state = self.norm_in(rows)
-        remainder = targets.clone()
-        for name, stage in self.stages.items():
-            self.gates[name].data.fill_(1.0)
-            assert isinstance(stage, FFNComponent)
-            view = dense if state is rows else _rebased(dense, rows, state)
-            stage.start_from(view, Statistics(inputs=state, targets=remainder))
-            step = stage(state)
-            remainder = remainder - step
+        update = torch.zeros_like(targets)
+        alone = torch.zeros_like(targets)
+        if "projection" in self.stages and len(self.stages) > 1:
+            alone = self._fit("projection", dense, rows, state, targets)
+        for name in self.stages.keys():
+            left = targets - update - (0.0 if name == "projection" else alone)
+            step = self._fit(name, dense, rows, state, left)
+            update = update + step
             state = state + step
         if self.norm_out is not None:
-            update = targets - remainder
             spread = nn.functional.layer_norm(update, (self.dim,))
             centred = spread - spread.mean(0)
             wanted = targets - targets.mean(0)
             slope = (centred * wanted).sum(0) / centred.square().sum(0).clamp_min(1e-12)
             self.norm_out.weight.data.copy_(slope)
             self.norm_out.bias.data.copy_(targets.mean(0) - slope * spread.mean(0))
+
+    def _fit(
+        self, name: str, dense: DenseFFN, rows: Tensor, state: Tensor, targets: Tensor
+    ) -> Tensor:
+        """Start one stage on the running state towards `targets`; returns its output there."""
+        stage = self.stages[name]
+        assert isinstance(stage, FFNComponent)
+        self.gates[name].data.fill_(1.0)
+        view = dense if state is rows else _rebased(dense, rows, state)
+        stage.start_from(view, Statistics(inputs=state, targets=targets))
+        return stage(state)
 
     @classmethod
     def sized(cls, config: contract.Config, dim: int, size: int) -> contract.Config:
@@ -196,7 +206,7 @@ def _rebased(dense: DenseFFN, rows: Tensor, state: Tensor) -> DenseFFN:
     """`dense` with its input weights regressed so that it reads `state` where it read `rows`."""
 
     def moved(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        solved, shift = ridge(state, nn.functional.linear(rows, weight, bias))
+        solved, shift = ridge(state, nn.functional.linear(rows, weight, bias), strength=1e-7)
         return solved.T.contiguous(), shift
 
     up, up_bias = moved(dense.up, dense.up_bias)

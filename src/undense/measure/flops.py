@@ -44,8 +44,6 @@ def flop_counter(model: nn.Module | None = None, *, strict: bool = False) -> Ite
     with ExitStack() as stack:
         stack.callback(sums.close)
         _follow_modules(stack, frames)
-        if model is not None and any(p.is_meta for p in model.parameters()):
-            stack.enter_context(FusedAttentionOnMeta())
         stack.enter_context(_Counting(count, frames, sums))
         yield count
     if strict:
@@ -142,19 +140,32 @@ def _record(ops: dict[str, OpCount], name: str, flops: int, seconds: float) -> N
 
 def _follow_modules(stack: ExitStack, frames: Frames) -> None:
     """Hooks on every module call. A compiler that traces them must not run them."""
+    called: list[ExitStack] = []
 
     def enter(module: nn.Module, args: Any) -> None:
-        if not torch.compiler.is_compiling():
-            frames.enter(module)
+        if torch.compiler.is_compiling():
+            return
+        around = ExitStack()
+        if not called and _is_on_meta(module):
+            around.enter_context(FusedAttentionOnMeta())
+        called.append(around)
+        frames.enter(module)
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
-        if not torch.compiler.is_compiling():
-            frames.leave(output)
+        if torch.compiler.is_compiling():
+            return
+        frames.leave(output)
+        called.pop().close()
 
     stack.enter_context(warnings.catch_warnings())
     warnings.filterwarnings("ignore", message="Using `torch.compile.module.` when there are global")
     stack.callback(register_module_forward_pre_hook(enter).remove)
     stack.callback(register_module_forward_hook(leave, always_call=True).remove)
+
+
+def _is_on_meta(module: nn.Module) -> bool:
+    """Whether it is only a shape; a compiled one is left alone, as Dynamo traces no such mode."""
+    return module is inside(module) and any(p.is_meta for p in module.parameters())
 
 
 def _go_back(output: Any, model: nn.Module | None) -> None:

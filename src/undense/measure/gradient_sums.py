@@ -27,7 +27,7 @@ class _Uses:
 
 
 class GradientSums:
-    """Moves such sums from the frame that was charged for them first to the one that they belong to.
+    """Moves such sums from the frame that was charged first to the one that they belong to.
 
     Forward: note who uses which tensor, and watch those used twice. Backward: note every addition;
     when one turns out to be a watched tensor's gradient, it moves.

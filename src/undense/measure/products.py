@@ -117,6 +117,7 @@ def convolution_backward(call: Call) -> Work:
 FORMULAS: dict[str, Formula] = {
     "aten.mm": mm,
     "aten._sparse_mm": mm,
+    "aten._sparse_addmm": addmm,
     "aten._int_mm": mm,
     "aten.bmm": mm,
     "aten.addmm": addmm,

@@ -16,7 +16,8 @@ col_indices
 """
 
 _COPIES = """
-clone copy _to_copy to contiguous cat stack concat repeat repeat_interleave tile roll flip
+clone copy _foreach_copy _to_copy to contiguous cat stack concat repeat repeat_interleave tile roll
+flip
 rot90 pad constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d
 _pad_circular im2col where masked_fill masked_scatter masked_select gather take take_along_dim
 index index_select _unsafe_index scatter index_copy index_fill select_scatter slice_scatter
@@ -31,7 +32,7 @@ _sparse_coo_tensor_with_dims_and_tensors item equal is_same_size _nested_tensor_
 _FILLS = """
 empty empty_like empty_strided empty_permuted new_empty new_empty_strided zeros zeros_like
 new_zeros ones ones_like new_ones full full_like new_full fill zero eye arange linspace logspace
-scalar_tensor _efficientzerotensor tensor range one_hot
+scalar_tensor _foreach_zero _efficientzerotensor tensor range one_hot
 """
 
 _RANDOM = """

@@ -108,7 +108,7 @@ def _node(values: Values) -> Node:
 def _times(metrics: Values, key: str) -> dict[int, Spread]:
     times = metrics.child(key)
     found: dict[int, Spread] = {}
-    for tokens in times.keys():
+    for tokens in times:
         if not tokens.isdigit():
             raise UndenseError(f"{times.origin}: {tokens!r} is not a number of tokens")
         entry = times.child(tokens)
@@ -150,13 +150,13 @@ def _figures(values: Values, key: str) -> dict[str, float]:
     if not values.has(key):
         return {}
     child = values.child(key)
-    return {name: child.number(name) for name in child.keys()}
+    return {name: child.number(name) for name in child}
 
 
 def _ceilings(top: Values) -> dict[int, Ceiling]:
     values = top.child("amdahl")
     found: dict[int, Ceiling] = {}
-    for tokens in values.keys():
+    for tokens in values:
         entry = values.child(tokens)
         found[int(tokens)] = Ceiling(
             ffn_time_share=entry.number("ffn_time_share"),
@@ -181,7 +181,7 @@ def _seeds(path: Path) -> Seeds | None:
 
 def _losses(values: Values, key: str) -> dict[str, Losses]:
     found: dict[str, Losses] = {}
-    for name in values.keys():
+    for name in values:
         entry = values.child(name)
         low, high = entry.interval("ci95")
         mean = Spread(center=entry.number("mean"), low=low, high=high)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from undense.report.run import Spread
 
 MINUS = "\N{MINUS SIGN}"
+WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 THIN = "\N{NARROW NO-BREAK SPACE}"
 
 
@@ -67,6 +68,5 @@ def listed(words: Sequence[str]) -> str:
 
 def counted(number: int, noun: str) -> str:
     """one seed, five seeds, 12 seeds."""
-    words = "no one two three four five six seven eight nine ten".split()
-    text = words[number] if number < len(words) else str(number)
+    text = WORDS[number] if number < len(WORDS) else str(number)
     return f"{text} {noun}{'' if number == 1 else 's'}"

@@ -65,7 +65,7 @@ def render(run: Run) -> str:
         events=prose.events(run),
         ngrams=prose.ngrams(run),
         training_time={arm.name: prose.training_time(arm, run) for arm in run.arms.values()},
-        plots={name: Markup(drawing) for name, drawing in drawings.items() if drawing},
+        plots={name: drawing and Markup(drawing) for name, drawing in drawings.items()},
     )
 
 
@@ -73,6 +73,8 @@ def _marked(text: str, run: Run) -> Markup:
     """`text` with every arm's name in that arm's colour; "dense" only where it stands alone, for it
     is an ordinary word of the sentences too."""
     named = [name for name in run.arms if name != run.reference or name == text]
+    if not named:
+        return Markup.escape(text)
     names = sorted(map(re.escape, named), key=len, reverse=True)
     # a name inside a longer word or number is not that arm: "dense" in "undense", "dense-4"
     pattern = re.compile(rf"(?<![\w-])({'|'.join(names)})(?![\w-])")

@@ -1,4 +1,4 @@
-"""The plots of a report, each an SVG element. They show what the tables say, in the same colours."""
+"""The plots of a report, each an SVG element: what the tables say, in the same colours."""
 
 from __future__ import annotations
 
@@ -54,6 +54,9 @@ def flops_beside_time(run: Run) -> str:
         model, run, arms, lambda arm: arm.model_flops / base, lambda a, n: run.time_ratio(a, n)
     )
     _dumbbells(ffn, run, arms, lambda arm: arm.ffn_share, lambda a, n: run.ffn_time_ratio(a, n))
+    for group, tokens in enumerate(run.tokens):
+        place = group * (len(arms) + 1)
+        model.text(0, place, counted(tokens, "token"), va="center", color=SOFT, weight="bold")
     model.set_title("whole model")
     ffn.set_title("one FFN alone")
     ffn.set_yticklabels([])
@@ -74,7 +77,6 @@ def _dumbbells(
         top = group * (len(arms) + 1)
         if group % 2 == 0:
             axes.axhspan(top - 0.55, top + len(arms) + 0.45, color=RULE, alpha=0.28, lw=0)
-        axes.text(0, top, counted(tokens, "token"), va="center", color=SOFT, weight="bold")
         for row, arm in enumerate(arms, 1):
             y, look, measured = (top + row, drawn[arm.name], time(arm, tokens))
             promised = flops(arm)
@@ -85,7 +87,10 @@ def _dumbbells(
             places.append(y)
             names.append(arm.name)
     ends = [1.0] + [time(arm, n).high for arm in arms for n in run.tokens]
-    axes.set(xlim=(-0.03, max(ends) * 1.06), ylim=(len(run.tokens) * (len(arms) + 1) - 0.5, -0.6))
+    axes.set(
+        xlim=(-0.02 * max(ends), max(ends) * 1.06),
+        ylim=(len(run.tokens) * (len(arms) + 1) - 0.5, -0.6),
+    )
     axes.axvline(1, color=drawn[run.reference].color, lw=1.2)
     axes.set_yticks(places, names)
     for label, arm in zip(axes.get_yticklabels(), list(arms) * len(run.tokens), strict=True):

@@ -1,6 +1,8 @@
-"""The paragraphs of a report that are not the verdict: ceilings, method, stages, what went wrong."""
+"""The paragraphs of a report after the verdict: ceilings, method, stages, what went wrong."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from undense.report.numbers import change, counted, exact, listed, percent, short, times
 from undense.report.run import Arm, Run
@@ -22,8 +24,8 @@ def ceiling(run: Run) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _floor_reaches(run: Run, measured: dict[str, float] | object) -> str:
-    if run.floor is None or not isinstance(measured, dict) or run.floor not in measured:
+def _floor_reaches(run: Run, measured: Mapping[str, float]) -> str:
+    if run.floor is None or run.floor not in measured:
         return ""
     return f", {run.floor} {times(measured[run.floor])}"
 

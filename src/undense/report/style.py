@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -34,7 +35,7 @@ OTHERS = (
     ("#8c4f3d", ">"),
     ("#3d8fb8", "p"),
 )
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9.5,
     "axes.edgecolor": RULE,
@@ -69,7 +70,8 @@ class Look:
     def tint(self, step: int, steps: int) -> str:
         """Shade number `step` of `steps`, from the colour itself towards white."""
         amount = 0.72 * step / max(steps - 1, 1)
-        return to_hex([channel + (1 - channel) * amount for channel in to_rgb(self.color)])
+        red, green, blue = (channel + (1 - channel) * amount for channel in to_rgb(self.color))
+        return to_hex((red, green, blue))
 
 
 def looks(run: Run) -> dict[str, Look]:

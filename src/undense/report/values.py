@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, final
 
@@ -35,9 +35,9 @@ class Values:
             raise UndenseError(f"{path}: holds a {type(values).__name__}, not a JSON object")
         return cls(values, str(path))
 
-    def keys(self) -> list[str]:
+    def __iter__(self) -> Iterator[str]:
         """Keys in their order."""
-        return list(self.values)
+        return iter(self.values)
 
     def has(self, key: str) -> bool:
         """Whether the key is there and not null."""
@@ -76,7 +76,7 @@ class Values:
         """A list of finite numbers."""
         listed = self.items(key)
         indexed = Values({str(i): value for i, value in enumerate(listed)}, f"{self.origin}: {key}")
-        return tuple(indexed.number(index) for index in indexed.keys())
+        return tuple(indexed.number(index) for index in indexed)
 
     def interval(self, key: str) -> tuple[float, float]:
         """Two numbers, the lower one first."""

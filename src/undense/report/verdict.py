@@ -37,7 +37,9 @@ def verdicts(run: Run) -> tuple[Verdict, ...]:
     subject = run.subject
     if subject is None:
         sentence = "This run trained no replacement of the FFN, so there is nothing to compare."
-        return (Verdict(label="Nothing to judge", headline="–", tone="even", sentences=(sentence,)),)
+        return (
+            Verdict(label="Nothing to judge", headline="–", tone="even", sentences=(sentence,)),
+        )
     return (gained(run, subject), lost(run, subject), won(run, subject))
 
 

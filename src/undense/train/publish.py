@@ -36,6 +36,7 @@ def publish(
     if recipe.stored == "fp16":
         for parameter in model.parameters():
             parameter.data = parameter.data.half().float()
+    model.config.use_cache = True  # the Trainer switches it off; generation wants it
     metrics = _metrics(model, tokenizer, recipe, corpus, train_tokens, heldout)
     # Beside the target and not in the system's temporary folder: a rename must not cross disks.
     staging = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))

@@ -1,0 +1,58 @@
+"""`undense train`: pretrain a small model from a recipe; a run that was cut off is continued."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from undense.cli.options import Common, CommonOptions
+from undense.cli.screen import Screen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """A recipe in, a stock Hugging Face folder out."""
+
+    recipe: Path
+    """A JSON file such as recipes/tiny-gpt2.json."""
+    output_dir: Path
+    """The folder to write; one with checkpoints of the same recipe is continued."""
+    seed: int | None = None
+    """Instead of the recipe's seed."""
+    dry_run: bool = False
+    """Say what would be done, and write nothing."""
+    common: CommonOptions = field(default_factory=Common)
+
+
+def run(options: Options) -> dict[str, Any]:
+    """The plan, or what metrics.json holds."""
+    from undense.train.recipe import PretrainRecipe
+
+    recipe = PretrainRecipe.load(options.recipe)
+    if options.seed is not None:
+        recipe = replace(recipe, seed=options.seed)
+    place = {"output_dir": str(options.output_dir), "dry_run": options.dry_run}
+    if options.dry_run:
+        tokens = recipe.steps * recipe.batch * recipe.context
+        return place | {"plan": {"training_tokens": tokens, **recipe.to_dict()}}
+    from undense.train.pretrain import pretrain
+
+    return place | {"metrics": pretrain(recipe, options.output_dir)}
+
+
+def show(result: dict[str, Any], screen: Screen) -> None:
+    """The plan, or the losses beside those of n-gram models."""
+    if result["dry_run"]:
+        screen.facts(result["plan"])
+        screen.line(f"would write: {result['output_dir']}")
+        return
+    metrics = result["metrics"]
+    screen.facts(
+        {
+            "loss": f"{metrics['loss']:.4f} nats a token",
+            **{name: f"{loss:.4f}" for name, loss in metrics["baselines"].items()},
+            "parameters": f"{metrics['parameters']:,}",
+        }
+    )
+    screen.line(f"written: {result['output_dir']}")

@@ -1,0 +1,69 @@
+"""The command `undense`: its help, its version and misspelt verbs, without importing torch.
+
+It stands outside the package so that nothing of it is imported before a verb is known.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+
+VERBS: dict[str, str] = {
+    "demo": "replace a model's FFNs, train every arm alike, write a report",
+    "convert": "replace the FFNs of a model and save it",
+    "distill": "teach replaced FFNs to do what the dense ones did, layer by layer",
+    "finetune": "fine-tune a model folder, converted or dense",
+    "train": "pretrain a small model from a recipe",
+    "eval": "held-out loss, cost and size of a model",
+    "flops": "FLOPs and MACs of a model, part by part, dense beside replaced",
+    "report": "rebuild the report of a run folder",
+    "ls": "the components and presets that --ffn takes",
+    "doctor": "check the installation and say how to mend it",
+}
+HELP_FLAGS = ("-h", "--help", "help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (by default that of the process); returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in HELP_FLAGS:
+        print(overview())
+        return 0
+    if words[0] in ("-V", "--version"):
+        from importlib.metadata import version
+
+        print(f"undense {version('undense')}")
+        return 0
+    verb = words[0]
+    if verb not in VERBS:
+        print(f"error: {unknown(verb)}", file=sys.stderr)
+        return 2
+    from undense.cli.verb import run
+
+    return run(verb, words[1:])
+
+
+def overview() -> str:
+    """What `undense --help` prints."""
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb:<{width}}  {line}" for verb, line in VERBS.items())
+    return f"""usage: undense VERB [options]
+
+Cheaper feed-forward networks for transformers, and what they cost and save.
+
+{verbs}
+
+`undense VERB --help` lists the options of a verb; `undense --version` tells the version.
+Every verb takes --json (one JSON object on stdout) and --debug (tracebacks)."""
+
+
+def unknown(verb: str) -> str:
+    """What is said about a verb that is none."""
+    near = difflib.get_close_matches(verb, VERBS, n=3)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ";"
+    return f"unknown command {verb!r}{hint} Known: {', '.join(VERBS)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

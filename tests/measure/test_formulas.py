@@ -1,0 +1,96 @@
+"""The table of formulas: against hand-derived cases, and what it says where it has none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hand_derived import C64, CASES, Case, given
+from torch import Tensor
+
+from undense.errors import UndenseError
+from undense.measure import formulas
+from undense.measure.call import Call, Work
+from undense.measure.count import Count
+from undense.measure.flops import count_flops
+
+
+def count(case: Case) -> Count:
+    operands = case.operands()
+    return count_flops(case.function, *operands, backward=case.backward is not None)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_count_is_what_is_worked_out_by_hand(case: Case) -> None:
+    counted = count(case)
+    assert not counted.uncounted
+    assert counted.forward == case.forward, counted.by_op
+    assert counted.backward == (case.backward or 0), counted.by_op
+    assert isinstance(counted.dispatched, int)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.forward], ids=lambda case: case.name)
+def test_a_wrong_formula_is_caught(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    ops = count(case).by_op
+    dearest = max(ops, key=lambda name: ops[name].flops)
+    right = formulas.FORMULAS[dearest]
+
+    def wrong(call: Call) -> Work:
+        work = right(call)
+        assert work is not None
+        return work + Work(1)
+
+    monkeypatch.setitem(formulas.FORMULAS, dearest, wrong)
+    assert count(case).dispatched != case.forward + (case.backward or 0)
+
+
+def test_no_operation_is_both_counted_and_free() -> None:
+    assert not formulas.FORMULAS.keys() & formulas.ZERO_COST
+
+
+def test_every_name_in_the_tables_is_an_operation_of_pytorch() -> None:
+    for name in (*formulas.FORMULAS, *formulas.ZERO_COST):
+        namespace, op = name.split(".")
+        family = getattr(torch.ops, namespace)
+        assert hasattr(family, op) or hasattr(family, f"{op}_"), name
+
+
+def test_operation_without_formula_is_listed_not_guessed() -> None:
+    counted = count_flops(lambda matrix: torch.linalg.qr(matrix).R * 2, given(3, 3))
+    assert counted.uncounted == {"aten.linalg_qr": 1}
+    assert counted.dispatched == 9
+    assert 0 < counted.uncounted_share < 1
+
+
+def test_function_of_complex_numbers_without_formula_is_listed() -> None:
+    assert count_flops(torch.tanh, given(4, dtype=C64)).uncounted == {"aten.tanh": 1}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+def test_product_of_two_sparse_matrices_is_listed() -> None:
+    eye = torch.eye(3).to_sparse()
+    assert list(count_flops(torch.sparse.mm, eye, eye).uncounted) == ["aten._sparse_sparse_matmul"]
+
+
+def test_strict_names_what_is_uncounted() -> None:
+    with pytest.raises(UndenseError, match=r"aten\.linalg_qr \(1 calls\)"):
+        count_flops(torch.linalg.qr, given(3, 3), strict=True)
+
+
+def test_free_operations_are_listed_with_their_calls() -> None:
+    counted = count_flops(lambda x: torch.cat([x.t(), x.t()]).clone(), given(3, 4))
+    assert counted.zero_cost == {"aten.t": 2, "aten.cat": 1, "aten.clone": 1}
+    assert counted.dispatched == 0
+
+
+def test_custom_operation_counts_by_the_formula_that_it_registers() -> None:
+    @torch.library.custom_op("undense_test::thrice", mutates_args=())
+    def thrice(x: Tensor) -> Tensor:
+        return x * 3
+
+    assert count_flops(thrice, given(5)).uncounted == {"undense_test.thrice": 1}
+    op = torch.ops.undense_test.thrice
+    torch.utils.flop_counter.register_flop_formula(op)(lambda shape, out_shape: shape.numel())
+    try:
+        assert count_flops(thrice, given(5)).forward == 5
+    finally:
+        del torch.utils.flop_counter.flop_registry[op]
