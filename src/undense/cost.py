@@ -37,7 +37,7 @@ PER_ELEMENT: dict[str, int] = {
     "log_softmax_backward": 4,  # sum; exp, multiply, subtract
     "layer_norm": 6,  # mean, subtract, square, sum; subtract, multiply
     "layer_norm_affine": 2,  # weight, bias
-    # input: g * w, sum; * x, sum; a * gw + b * x + c. Weight: (x - mean) / std, * g, sum. Bias: sum.
+    # input: g * w, sum; * x, sum; a * gw + b * x + c; weight: (x - mean) / std * g, sum; bias: sum
     "layer_norm_backward": 13,
     "power": 2,  # x ** 3 = x * x * x; other exponents are counted alike
     "layer_norm_backward_input": 8,  # the three shares of layer_norm_backward

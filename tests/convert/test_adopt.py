@@ -6,6 +6,7 @@ from torch import nn
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
+    GPT2Config,
     GPT2LMHeadModel,
     OPTConfig,
     OPTForCausalLM,
@@ -76,6 +77,17 @@ class Mine(GPT2LMHeadModel):
     """A user's class of a stock model type."""
 
 
+SMALL = {"vocab_size": 97, "n_positions": 64, "n_embd": 48, "n_layer": 1, "n_head": 2}
+
+
+class MyConfig(GPT2Config):
+    """A user's config of the stock type."""
+
+
+class MineToo(GPT2LMHeadModel):
+    config_class = MyConfig
+
+
 def opt():
     config = OPTConfig(
         vocab_size=97,
@@ -98,6 +110,10 @@ def wrapped(gpt2):
 REFUSED = {
     "another family": (lambda gpt2: opt(), "'opt': its FFNs are not known"),
     "inside another module": (wrapped, "has no FFN"),
+    "a config of one's own": (
+        lambda gpt2: by_hand(MineToo(MyConfig(**SMALL))),
+        "MineToo is not one of",
+    ),
     "a user's own class": (lambda gpt2: by_hand(Mine(gpt2.config)), "Mine is not one of"),
 }
 

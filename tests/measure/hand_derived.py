@@ -104,7 +104,7 @@ PRODUCTS = [
         480 + 480,
     ),
     Case("sparse matrix", torch.sparse.mm, lambda: (three_numbers(), given(5, 7)), 2 * 3 * 7),
-    Case("8-bit", torch._int_mm, lambda: (integers(3, 8), integers(8, 4)), 2 * 3 * 8 * 4),
+    Case("8-bit", torch.ops.aten._int_mm, lambda: (integers(3, 8), integers(8, 4)), 2 * 3 * 8 * 4),
     Case(
         "convolution: 7 places, 4 taps of 3 channels, 6 filters",
         F.conv1d,

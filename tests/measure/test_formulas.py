@@ -6,6 +6,7 @@ import pytest
 import torch
 from hand_derived import C64, CASES, Case, given
 from torch import Tensor
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from undense.errors import UndenseError
 from undense.measure import formulas
@@ -89,8 +90,8 @@ def test_custom_operation_counts_by_the_formula_that_it_registers() -> None:
 
     assert count_flops(thrice, given(5)).uncounted == {"undense_test.thrice": 1}
     op = torch.ops.undense_test.thrice
-    torch.utils.flop_counter.register_flop_formula(op)(lambda shape, out_shape: shape.numel())
+    register_flop_formula(op)(lambda shape, out_shape: shape.numel())
     try:
         assert count_flops(thrice, given(5)).forward == 5
     finally:
-        del torch.utils.flop_counter.flop_registry[op]
+        del flop_registry[op]

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from undense.contract import build, component_class
+from undense.ffn.gated_dense import GatedDense
+from undense.ffn.low_rank import LowRank
 from undense.measure.count import ModuleCount
 from undense.measure.flops import count_flops, flop_counter
 
@@ -18,7 +19,7 @@ class Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(16)
-        self.ffn = build(16, component_class("gated_dense").Config(hidden=24))
+        self.ffn = GatedDense(16, GatedDense.Config(hidden=24))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.ffn(self.norm(x))
@@ -61,12 +62,8 @@ def test_tree_is_named_by_module_paths_and_remainders() -> None:
     assert [part.name for part in tree.parts] == ["first", "blocks.0", "blocks.1", "(own)"]
     block = tree.part("blocks.1")
     assert [part.name for part in block.parts] == ["norm", "ffn", "(own)"]
-    assert [part.name for part in tree.part("blocks.1.ffn").parts] == [
-        "gate",
-        "up",
-        "down",
-        "(own)",
-    ]
+    ffn = tree.part("blocks.1.ffn")
+    assert [part.name for part in ffn.parts] == ["gate", "up", "down", "(own)"]
     with pytest.raises(KeyError, match=r"blocks\.7"):
         tree.part("blocks.7")
 
@@ -113,7 +110,7 @@ def test_module_swapped_in_place_is_seen_under_its_name() -> None:
 
 def test_component_swapped_in_place_is_a_component() -> None:
     model = Stack(nn.Linear(16, 16))
-    model.blocks[0] = build(16, component_class("low_rank").Config(rank=2))
+    model.blocks[0] = LowRank(16, LowRank.Config(rank=2))
     with torch.no_grad():
         count = count_flops(model, torch.randn(5, 16))
     assert [(part.path, part.component) for part in count.components] == [("blocks.0", "low_rank")]
@@ -161,7 +158,7 @@ def test_module_that_raises_leaves_the_attribution_intact() -> None:
     with flop_counter(model) as count:
         with pytest.raises(ArithmeticError):
             model(torch.randn(5, 16))
-        torch.ones(7) * 2
+        torch.ones(7).mul_(2)
     assert [part.name for part in count.tree.parts] == ["first", "blocks.0", "(own)"]
     assert count.tree.parts[-1].forward == 7
 

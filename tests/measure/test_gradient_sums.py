@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from undense.contract import build, component_class
+from undense.ffn.gated_dense import GatedDense
 from undense.measure.flops import count_flops, flop_counter
 
 NUMBERS = 5 * 16
 
 
-def gated() -> nn.Module:
+def gated() -> GatedDense:
     """Reads its input twice, by its gate and by its up projection."""
-    return build(16, component_class("gated_dense").Config(hidden=24))
+    return GatedDense(16, GatedDense.Config(hidden=24))
 
 
 class Residual(nn.Module):

@@ -30,29 +30,22 @@ class Options:
     """Fail where an operation has no FLOP formula."""
     common: ReadingOptions = field(default_factory=Reading)
 
-    def __post_init__(self) -> None:
-        if self.tokens < 1:
-            raise UndenseError(f"flops: tokens={self.tokens} must be at least 1")
-        if self.ffn is None and (self.targets or self.exclude):
-            raise UndenseError(
-                "flops: --targets and --exclude say where --ffn goes; give --ffn too"
-            )
-
 
 def run(options: Options) -> dict[str, Any]:
     """The model's figures, dense and, with --ffn, replaced; the cost tree of each kind of FFN."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
     from undense.convert.convert import convert_, plan
     from undense.ffn.presets import dense_config
+    from undense.measure.language_model import empty_model
     from undense.pipeline.load import load_config
 
+    if options.tokens < 1:
+        raise UndenseError(f"flops: tokens={options.tokens} must be at least 1")
+    if options.ffn is None and (options.targets or options.exclude):
+        raise UndenseError("flops: --targets and --exclude say where --ffn goes; give --ffn too")
     options.common.sow()
     config = load_config(options.model)
     described = plan(config, options.ffn or dense_config, **_places(options))
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    model = empty_model(config).eval()  # dropout is no part of what a model costs to use
     result: dict[str, Any] = {
         "model": options.model,
         "model_type": described.model_type,
@@ -77,17 +70,9 @@ def _places(options: Options) -> dict[str, Any]:
 
 
 def _figures(model: Any, options: Options) -> dict[str, Any]:
-    import torch
+    from undense.measure.language_model import count_forward
 
-    from undense.measure.flops import count_flops
-
-    ids = torch.zeros(1, options.tokens, dtype=torch.long, device="meta")
-    # without a cache transformers looks for packed sequences in the values of the positions, which
-    # tensors of the meta device do not have; filling a cache costs no FLOP
-    with torch.no_grad():
-        count = count_flops(
-            lambda: model(input_ids=ids, use_cache=True), model=model, strict=options.strict
-        )
+    count = count_forward(model, options.tokens, strict=options.strict)
     return {
         "flops": count.forward,
         "flops_per_token": count.forward / options.tokens,

@@ -20,7 +20,8 @@ from undense.files import write_json
 from undense_command import VERBS
 
 T = TypeVar("T")
-BORDERS = re.compile(r"[│╭╮╰╯─]+")
+CORNERS = re.compile(r"[│╭╮╰╯]")
+RULE = re.compile(r"[─-]*")
 
 
 class UsageError(UndenseError):
@@ -90,12 +91,13 @@ def parse(options: type[T], verb: str, argv: Sequence[str]) -> T:
 def _one_line(box: str, verb: str) -> str:
     """tyro's box as a sentence: what is wrong, the nearest option, where the help is."""
     sections: list[list[str]] = [[]]
-    for line in box.splitlines()[1:]:
-        inner = BORDERS.sub(" ", line).strip()
-        if inner:
-            sections[-1].append(inner)
-        elif sections[-1]:
+    titled = 1 if box.startswith("╭") else 2  # without Unicode the title has a line beneath it
+    for line in box.splitlines()[titled:]:
+        inner = CORNERS.sub("", line).strip()
+        if RULE.fullmatch(inner):
             sections.append([])
+        else:
+            sections[-1].append(inner)
     said = " ".join(sections[0]) or "the options do not fit"
     near = [s[1].split()[0] for s in sections[1:] if s and s[0].startswith("Perhaps") and s[1:]]
     hint = f"; did you mean {near[0]}?" if near else ";"

@@ -46,6 +46,8 @@ def run(name: str, argv: Sequence[str]) -> int:
         with contextlib.redirect_stdout(sys.stderr):
             result = verb.run(options)
         _print(verb, options, result)
+    except SystemExit as end:  # the help was asked for
+        return int(end.code or 0)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -14,6 +14,7 @@ import logging
 from typing import Any
 
 from transformers import PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from undense.convert.sites import find_components
 from undense.errors import UndenseError
@@ -35,7 +36,7 @@ def adopt_(model: PreTrainedModel) -> None:
     if not found and not converted:
         return
     if not converted:
-        if not type(model.config).__module__.startswith("transformers."):
+        if not _is_stock_type(model.config.model_type):
             return
         logger.warning(
             "%s holds %d undense FFNs: it is saved as such, and `import undense` loads it",
@@ -72,6 +73,12 @@ def guard() -> None:
     setattr(save_pretrained, "__undense__", True)  # noqa: B010
     setattr(PreTrainedModel, "save_pretrained", save_pretrained)  # noqa: B010
     setattr(PreTrainedModel, "from_pretrained", classmethod(from_pretrained))  # noqa: B010
+
+
+def _is_stock_type(model_type: str) -> bool:
+    """Whether an Auto class would build one of transformers' own models for this type."""
+    known = model_type in CONFIG_MAPPING
+    return known and CONFIG_MAPPING[model_type].__module__.startswith("transformers.")
 
 
 def _require_converted(model: PreTrainedModel) -> None:

@@ -44,7 +44,8 @@ def convert_(
     `ffn`: a spec ("ultra-25", inline JSON, a JSON file), a config, or a function of the dense
     shape. `targets`, `exclude`: see `targets.py`. `calibration`: token batches, or what `collect`
     returned; None lets the model write text itself. `keep_dense`: keep the dense FFNs for
-    `revert_`, outside the module tree: neither trained, nor moved, nor saved.
+    `revert_`, outside the module tree: neither trained, nor moved, nor saved, but their memory is
+    not freed.
 
     A dropout inside the dense FFN (GPT-2's) goes with it; a component has its own, if any. The fit
     is in fp32 on the CPU; the result has the dtype, device and mode of what it replaces.

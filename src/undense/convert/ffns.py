@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from undense.contract import FFNComponent, build, config_from_dict
 from undense.convert import originals, strict
+from undense.convert.classes import model_class, stock_class
 from undense.convert.families import family
 from undense.convert.folders import written_whole
 from undense.convert.settle import settle_
@@ -59,6 +60,7 @@ def load_ffns_(model: PreTrainedModel, folder: str | Path, *, keep_dense: bool =
     Strict: every name and shape must match. They take the model's dtype and device. Raises
     `UndenseError`, having changed nothing, where something does not fit.
     """
+    model_class(stock_class(model))  # refuses a class that no saved folder could name
     path = Path(folder)
     description = _description(path)
     kind = family(model.config.model_type)

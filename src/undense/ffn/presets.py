@@ -37,7 +37,6 @@ from undense.ffn.micro_refine import SparseMicroRefine
 from undense.ffn.polynomial import SparsePolynomial
 from undense.ffn.projection import Projection
 from undense.ffn.spectral import SparseSpectral
-from undense.ffn.tensor_factor import TensorFactor
 from undense.ffn.ultra import UltraEfficientSparseFFN
 
 FFNSpec = str | Config | Mapping[str, Any]
@@ -66,12 +65,15 @@ def seed(shape: DenseShape) -> Config:
 
 
 def ultra(shape: DenseShape) -> Config:
-    """The composition that measured best for its FLOPs; its projection is what N sizes."""
+    """The composition that measured best for its FLOPs when converting a trained model: one
+    micro-step on a quarter of the features before a narrow projection of the host's own kind, which
+    is what N sizes. Spectral and polynomial stages did not earn their FLOPs there; `docs/log.md`
+    has the figures."""
     return UltraEfficientSparseFFN.Config(
-        spectral=SparseSpectral.Config(k_freq=max(1, shape.dim // 16), basis="eigen"),
+        spectral=None,
         polynomial=None,
-        micro=None,
-        projection=fitted("tensor_factor", shape),
+        micro=SparseMicroRefine.Config(micro_steps=1, micro_keep_ratio=0.25),
+        projection=dense_config(shape),
         norm_in=False,
         norm_out=False,
     )
@@ -83,7 +85,7 @@ def ultra_all(shape: DenseShape) -> Config:
         spectral=SparseSpectral.Config(k_freq=max(1, shape.dim // 32), basis="eigen"),
         polynomial=SparsePolynomial.Config(poly_degree=2, poly_keep_ratio=1 / 32),
         micro=SparseMicroRefine.Config(micro_steps=2, micro_keep_ratio=1 / 16),
-        projection=fitted("tensor_factor", shape),
+        projection=dense_config(shape),
     )
 
 

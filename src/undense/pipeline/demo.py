@@ -31,6 +31,7 @@ from undense.pipeline.load import (
 )
 from undense.pipeline.settings import DemoSettings
 from undense.report.page import write_report
+from undense.train.tiny import TINY_FOLDER
 from undense.train.tokens import batches_hash
 
 
@@ -216,7 +217,5 @@ def _ngram(settings: DemoSettings) -> dict[str, float] | None:
     """Held-out losses of n-gram models, which the bundled model's card states."""
     if settings.model != TINY:
         return None
-    from undense.train.tiny import tiny_metrics
-
-    losses = tiny_metrics().get("ngram")
-    return losses if isinstance(losses, dict) else None
+    losses = json.loads((TINY_FOLDER / "metrics.json").read_text(encoding="utf-8"))["baselines"]
+    return {name.replace("5-gram", "fivegram"): value for name, value in losses.items()}

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-from undense.measure.flops import count_flops
+from undense.measure.language_model import count_forward, empty_model
 from undense.measure.timing import interleaved
 
 TIMED_TOKENS = (1, 16, 128, 512)
@@ -18,11 +18,7 @@ TIMED_TOKENS = (1, 16, 128, 512)
 def model_flops_per_token(model: PreTrainedModel, context: int) -> float:
     """Forward FLOPs of a full block of `context` tokens, divided by them; counted without memory,
     attention at the full price of every pair of positions."""
-    with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(model.config)
-        ids = torch.zeros(1, context, dtype=torch.long)
-    with torch.no_grad():
-        return count_flops(lambda: empty(input_ids=ids, use_cache=False)).dispatched / context
+    return count_forward(empty_model(model.config), context).dispatched / context
 
 
 def forward_times(

@@ -99,7 +99,8 @@ def ngrams(run: Run) -> str:
     """Where n-gram models stand on the same text, where that is known."""
     if not run.ngram:
         return ""
-    words = listed([f"{name} {loss:.2f}" for name, loss in run.ngram.items()])
+    names = {"fivegram": "5-gram"}
+    words = listed([f"{names.get(name, name)} {loss:.2f}" for name, loss in run.ngram.items()])
     return f"For scale, n-gram models of the same tokens: {words} nats a token."
 
 

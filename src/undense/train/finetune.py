@@ -10,6 +10,7 @@ from typing import Any, Literal, final
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_model
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import (
@@ -100,15 +101,30 @@ def finetune(
     )
     guard.trainer = trainer
     last = get_last_checkpoint(str(folder)) if folder.is_dir() and settings.save_every else None
+    # Without a loss type the Trainer divides by one prediction too many in every block.
+    loss_type, model.loss_type = (model.loss_type, "ForCausalLM")
+    use_cache = model.config.use_cache
     try:
-        trainer.train(resume_from_checkpoint=last)
+        if last is not None and _step_of(last) >= settings.steps:
+            # The Trainer would take one more step before it notices that none is left.
+            load_model(model, Path(last) / "model.safetensors")
+        else:
+            trainer.train(resume_from_checkpoint=last)
     finally:
+        model.loss_type = loss_type
+        model.config.use_cache = use_cache
+        # Under bf16 the Trainer leaves its autocast on `model.forward`; evaluation is in fp32.
+        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         for parameter in frozen:
             parameter.requires_grad_(True)
     model.eval()
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     curve = [(int(entry["step"]), float(entry["loss"])) for entry in logs]
     return FinetuneResult(curve=curve, events=guard.events)
+
+
+def _step_of(checkpoint: str) -> int:
+    return int(checkpoint.rpartition("-")[2])
 
 
 def _freeze(model: nn.Module) -> list[nn.Parameter]:

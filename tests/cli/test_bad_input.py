@@ -1,0 +1,273 @@
+"""Whatever a user gets wrong, or the machine: one line that names it, no traceback, no new file."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from commands import Command, Place
+from faults import (
+    Case,
+    convert,
+    ctrl_c,
+    ctrl_c_while_saving,
+    damaged,
+    disk_full,
+    evaluate,
+    few_words,
+    file,
+    nan_weights,
+    spec,
+    tensors,
+)
+
+CASES = [
+    # what to put in
+    Case(name="component", argv=convert("--ffn", "ulra-25"), says=("'ulra-25'", "ultra")),
+    Case(name="inline component", argv=convert(*spec(component="spectrl")), says=("spectral?",)),
+    Case(
+        name="setting",
+        argv=convert(*spec(component="spectral", kfreq=3)),
+        says=("'kfreq'", "k_freq"),
+    ),
+    Case(name="inline JSON", argv=convert("--ffn", '{"component"'), says=("not JSON",)),
+    Case(name="no component", argv=convert("--ffn", "{}"), says=("'component'",)),
+    Case(name="no JSON file", argv=convert("--ffn", "gone.json"), says=("'gone.json'",)),
+    Case(
+        name="JSON file",
+        argv=lambda p: convert("--ffn", str(p.here / "list.json"))(p),
+        prepare=file("list.json", b"[1]"),
+        says=("JSON object",),
+    ),
+    Case(name="preset", argv=convert("--ffn", "seed-25"), says=("'seed'", "ultra-all-N")),
+    Case(name="share of 0", argv=convert("--ffn", "ultra-0"), says=("'ultra-0'", "above 0")),
+    Case(name="share of 2000", argv=convert("--ffn", "narrow-2000"), says=("1000",)),
+    Case(name="too little", argv=convert("--ffn", "ultra-1"), says=("smallest", "at least")),
+    Case(name="no size", argv=convert("--ffn", "none-25"), says=("none", "no size")),
+    Case(
+        name="indivisible projection",
+        argv=convert(*spec(component="projection", blocks=5)),
+        says=("blocks=5", "32"),
+    ),
+    Case(
+        name="indivisible factors",
+        argv=convert(*spec(component="tensor_factor", blocks=7)),
+        says=("7",),
+    ),
+    Case(
+        name="ratio above 1",
+        argv=convert(*spec(component="polynomial", poly_keep_ratio=1.5)),
+        says=("poly_keep_ratio=1.5",),
+    ),
+    Case(
+        name="ratio of 0",
+        argv=convert(*spec(component="micro_refine", micro_keep_ratio=0)),
+        says=("micro_keep_ratio=0",),
+    ),
+    Case(
+        name="dropout", argv=convert(*spec(component="ultra", dropout=1.5)), says=("dropout=1.5",)
+    ),
+    # where to put it
+    Case(name="target", argv=convert("--targets", "mlpp"), says=("'mlpp'", "mlp?")),
+    Case(name="no match", argv=convert("--targets", "re:lstm.*"), says=("'re:lstm.*'", "h.0.mlp")),
+    Case(name="regex", argv=convert("--targets", "re:("), says=("regular expression",)),
+    Case(name="layer", argv=convert("--targets", "7"), says=("'7'", "h.1.mlp")),
+    Case(name="exclude", argv=convert("--exclude", "attn"), says=("'attn'",)),
+    Case(name="all excluded", argv=convert("--exclude", "mlp"), says=("no FFN", "exclude fewer")),
+    # models
+    Case(
+        name="no such model",
+        argv=lambda p: ["eval", p.here / "gone"],
+        says=("gone", "neither"),
+    ),
+    Case(
+        name="no model folder",
+        argv=lambda p: ["convert", p.text, "--output-dir", p.here / "out"],
+        says=("text",),
+    ),
+    Case(
+        name="another family",
+        argv=lambda p: ["convert", p.here / "bert", "--output-dir", p.here / "out", "--dry-run"],
+        prepare=file("bert/config.json", b'{"model_type": "bert"}'),
+        says=("'bert'", "gpt2"),
+    ),
+    Case(
+        name="config is no JSON",
+        argv=evaluate("converted"),
+        prepare=damaged(lambda content: content[:40], "config.json"),
+        says=("converted",),
+    ),
+    Case(
+        name="NaN weights",
+        argv=lambda p: [*convert()(p)[:1], p.here / "dense", *convert()(p)[2:]],
+        prepare=nan_weights,
+        says=("h.1.mlp.c_fc.weight", "NaN"),
+    ),
+    Case(
+        name="truncated weights",
+        argv=evaluate("converted"),
+        prepare=damaged(lambda content: content[: len(content) // 2]),
+        says=("safetensors",),
+    ),
+    Case(
+        name="corrupt weights",
+        argv=evaluate("converted"),
+        prepare=damaged(lambda content: b"\xff" * 64 + content[64:]),
+        says=("safetensors",),
+    ),
+    Case(
+        name="missing key",
+        argv=evaluate("converted"),
+        prepare=tensors(lambda weights, key: weights.pop(key)),
+        says=("1 missing", "h.0.mlp"),
+    ),
+    Case(
+        name="extra key",
+        argv=evaluate("converted"),
+        prepare=tensors(lambda weights, key: weights.update(surplus=torch.zeros(2))),
+        says=("1 unexpected", "surplus"),
+    ),
+    Case(
+        name="mis-shaped key",
+        argv=evaluate("converted"),
+        prepare=tensors(lambda weights, key: weights.update({key: torch.zeros(3, 5)})),
+        says=("another shape", "h.0.mlp", "(3, 5)"),
+    ),
+    Case(
+        name="nothing to convert",
+        argv=lambda p: ["convert", p.converted, *convert()(p)[2:]],
+        says=("converted", "revert_"),
+    ),
+    Case(
+        name="nothing to distil",
+        argv=lambda p: ["distill", p.dense, "--output-dir", p.here / "out", "--data", p.text],
+        says=("distil",),
+    ),
+    # text
+    Case(name="no data", argv=convert("--data", "gone.txt"), says=("gone.txt", "no such file")),
+    Case(
+        name="empty data",
+        argv=lambda p: convert("--data", str(p.here / "empty.txt"))(p),
+        prepare=file("empty.txt", b""),
+        says=("empty.txt", "empty"),
+    ),
+    Case(
+        name="not UTF-8",
+        argv=lambda p: convert("--data", str(p.here / "latin.txt"))(p),
+        prepare=file("latin.txt", "Bär ".encode("latin-1") * 9000),
+        says=("latin.txt", "UTF-8"),
+    ),
+    Case(
+        name="too little text",
+        argv=lambda p: convert("--data", str(p.here / "few"))(p),
+        prepare=few_words,
+        says=("do not fill one block",),
+    ),
+    Case(name="block of one", argv=convert("--context", "1"), says=("context=1",)),
+    # run settings
+    Case(name="percents", argv=lambda p: ["demo", "--percents", "150"], says=("percents=150",)),
+    Case(name="arms", argv=lambda p: ["demo", "--arms", "ultra-25"], says=("'dense'",)),
+    Case(name="batch", argv=lambda p: ["demo", "--batch", "0"], says=("batch=0",)),
+    Case(
+        name="distill steps",
+        argv=lambda p: ["distill", p.converted, "--output-dir", p.here / "out", "--steps", "0"],
+        says=("steps=0",),
+    ),
+    Case(
+        name="teacher weight",
+        argv=lambda p: [
+            *("finetune", p.dense, "--output-dir", p.here / "out", "--teacher-weight", "2"),
+        ],
+        says=("teacher_weight=2",),
+    ),
+    Case(name="tokens", argv=lambda p: ["flops", p.dense, "--tokens", "0"], says=("tokens=0",)),
+    Case(
+        name="places without a replacement",
+        argv=lambda p: ["flops", p.dense, "--targets", "mlp"],
+        says=("--ffn",),
+    ),
+    Case(
+        name="no recipe",
+        argv=lambda p: ["train", "--recipe", p.here / "no.json", "--output-dir", p.here / "out"],
+        says=("no.json",),
+    ),
+    Case(
+        name="recipe field",
+        argv=lambda p: ["train", "--recipe", p.here / "r.json", "--output-dir", p.here / "out"],
+        prepare=file("r.json", b'{"stepps": 3}'),
+        says=("stepps", "steps"),
+    ),
+    # folders
+    Case(
+        name="output exists",
+        argv=convert(),
+        prepare=file("out/thesis.txt", b"mine"),
+        says=("out", "--output-dir"),
+    ),
+    Case(
+        name="output of another kind",
+        argv=lambda p: ["demo", "--model", p.dense, "--output-dir", p.here / "mine"],
+        prepare=file("mine/thesis.txt", b"mine"),
+        says=("mine", "no run folder"),
+    ),
+    Case(name="no run", argv=lambda p: ["report", p.text], says=("run.json",)),
+    Case(name="no run folder", argv=lambda p: ["report", p.here / "x"], says=("no such folder",)),
+    Case(
+        name="half a run",
+        argv=lambda p: ["report", p.here / "run"],
+        prepare=file("run/run.json", b'{"format": 1,'),
+        says=("run.json", "JSON"),
+    ),
+    # the machine, and whoever sits before it
+    Case(name="disk full", argv=convert(), prepare=disk_full, says=("disk is full",)),
+    Case(name="Ctrl-C", argv=convert(), prepare=ctrl_c, says=("interrupted",), code=130),
+    Case(
+        name="Ctrl-C while saving",
+        argv=convert(),
+        prepare=ctrl_c_while_saving,
+        says=("interrupted",),
+        code=130,
+    ),
+    # the command line itself
+    Case(name="verb", argv=lambda p: ["convrt"], says=("'convrt'", "convert?"), code=2),
+    Case(name="option", argv=convert("--fnn", "ultra"), says=("--fnn", "--ffn?"), code=2),
+    Case(name="value", argv=convert("--seed", "one"), says=("--seed", "one"), code=2),
+    Case(name="no value", argv=convert("--seed"), says=("--seed",), code=2),
+    Case(name="no model named", argv=lambda p: ["eval"], says=("FOLDER",), code=2),
+]
+
+
+def test_there_are_enough_cases() -> None:
+    assert len(CASES) >= 30
+    assert len({case.name for case in CASES}) == len(CASES)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_one_line_says_what_is_wrong_and_nothing_is_left(
+    case: Case,
+    place: Place,
+    undense: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(place.here)
+    case.prepare(place, monkeypatch)
+    before = place.files()
+    outcome = undense(*case.argv(place))
+    assert outcome.code == case.code, outcome.err
+    assert len(outcome.errors) == 1, outcome.err
+    for words in case.says:
+        assert words in outcome.errors[0], outcome.errors[0]
+    assert (
+        "unexpected" not in outcome.errors[0]
+        or "unexpected" in "".join(case.says)
+        or ("1 unexpected" in outcome.errors[0])
+    )
+    assert "Traceback" not in outcome.err
+    assert outcome.out == ""
+    assert place.files() == before
+
+
+def test_debug_adds_the_traceback(place: Place, undense: Command) -> None:
+    outcome = undense("eval", place.here / "gone", "--debug")
+    assert outcome.code == 1
+    assert "Traceback" in outcome.err
+    assert len(outcome.errors) == 1

@@ -1,0 +1,164 @@
+"""Every verb does its work, tells it as one JSON object, and writes nothing when dry."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from commands import Command, Place
+
+from undense.cli import main
+from undense.contract import components
+from undense.ffn.presets import PRESETS
+from undense_command import VERBS
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_is_printed_and_is_no_error(undense: Command, verb: str) -> None:
+    outcome = undense(verb, "--help")
+    assert outcome.code == 0
+    assert outcome.err == ""
+    for option in ("--json", "--debug", "--seed", "--output-dir"):
+        assert option in outcome.out, option
+
+
+def test_ls_knows_every_component_and_preset(undense: Command) -> None:
+    result = undense("ls", "--json").result
+    assert [entry["name"] for entry in result["components"]] == list(components())
+    assert [entry["name"] for entry in result["presets"]] == list(PRESETS)
+    sizes = {entry["name"]: entry["size"] for entry in result["components"]}
+    assert sizes["spectral"] == "k_freq"
+    assert sizes["ultra"] == "projection.hidden"
+    assert sizes["none"] is None
+    assert all(entry["about"] for entry in result["components"] + result["presets"])
+    shown = undense("ls").out
+    assert all(name in shown for name in (*components(), *PRESETS))
+
+
+def test_flops_stand_beside_macs_dense_beside_replaced(undense: Command, dense: Path) -> None:
+    words = ("flops", dense, "--ffn", "low_rank-25", "--tokens", "16")
+    result = undense(*words, "--json").result
+    before, after = (result["dense"], result["replaced"])
+    assert before["macs"] < before["flops"]
+    (kind,) = result["trees"]
+    saved = kind["dense"]["forward"] - kind["replaced"]["forward"]
+    assert len(kind["ffns"]) == 2
+    assert before["flops"] - after["flops"] == 16 * 2 * saved
+    assert kind["replaced"]["forward"] <= 0.25 * kind["dense"]["forward"]
+    shown = undense(*words).out
+    assert f"{before['flops_per_token']:,.0f}" in shown
+    assert "MACs" in shown
+
+
+def test_flops_of_a_config_without_weights(undense: Command, place: Place) -> None:
+    (place.here / "config.json").write_text((place.dense / "config.json").read_text())
+    result = undense("flops", place.here, "--strict", "--json").result
+    assert result["replaced"] is None
+    assert result["dense"]["uncounted"] == {}
+
+
+def test_results_are_kept_where_asked(undense: Command, dense: Path, tmp_path: Path) -> None:
+    outcome = undense("flops", dense, "--json", "--output-dir", tmp_path / "new")
+    kept = json.loads((tmp_path / "new" / "flops.json").read_text())
+    assert kept == outcome.result
+
+
+def test_doctor_finds_what_there_is(undense: Command, tmp_path: Path) -> None:
+    outcome = undense("doctor", "--json", "--output-dir", tmp_path)
+    checks = {check["name"]: check for check in outcome.result["checks"]}
+    assert checks["torch"]["state"] == "ok"
+    assert "gpt2" in checks["registration"]["found"]
+    assert checks["corpus"]["found"].startswith("python-stdlib")
+    assert outcome.code == (0 if outcome.result["ok"] else 1)
+    assert outcome.result["ok"] == all(c["state"] != "missing" for c in checks.values())
+    assert all(check["remedy"] for check in checks.values() if check["state"] == "missing")
+
+
+def test_doctor_fails_where_something_needed_is_missing(
+    undense: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(*args: object) -> None:
+        raise OSError("no source of the standard library")
+
+    monkeypatch.setattr("undense.train.corpus.load_corpus", nothing)
+    outcome = undense("doctor")
+    assert outcome.code == 1
+    assert "MISSING" in outcome.out
+    assert "no source of the standard library" in outcome.out
+
+
+def test_convert_says_first_what_it_would_do(undense: Command, place: Place) -> None:
+    target = place.here / "out"
+    words = ("convert", place.dense, "--ffn", "low_rank-50", "--targets", "0", "--output-dir")
+    result = undense(*words, target, "--dry-run", "--json").result
+    assert result["dry_run"]
+    (site,) = result["plan"]["sites"]
+    assert site["name"] == "transformer.h.0.mlp"
+    assert result["plan"]["flops_after"] <= 0.5 * result["plan"]["flops_before"]
+    assert "would write" in undense(*words, target, "--dry-run").out
+    assert place.files() == set()
+
+
+def test_a_converted_folder_holds_all_it_should(converted: Path) -> None:
+    names = {path.name for path in converted.iterdir()}
+    assert names >= {"config.json", "model.safetensors", "tokenizer.json", "recipe.json"}
+    assert names >= {"metrics.json", "flops.json", "README.md"}
+    card = (converted / "README.md").read_text()
+    assert "import undense" in card
+    assert str(converted.parent) not in card
+
+
+def test_eval_repeats_what_convert_measured(undense: Command, converted: Path, text: Path) -> None:
+    words = ("eval", converted, "--data", text, "--eval-blocks", "4")
+    result = undense(*words, "--json").result
+    written = json.loads((converted / "metrics.json").read_text())
+    for key in ("loss", "batches_hash", "model_flops_per_token", "parameters"):
+        assert result[key] == written[key], key
+    assert f"{result['loss']:.4f}" in undense(*words).out
+
+
+@pytest.mark.parametrize("verb", ["distill", "finetune"])
+def test_training_steps_plan_and_then_do(undense: Command, place: Place, verb: str) -> None:
+    target = place.here / "out"
+    words = (verb, place.converted, "--output-dir", target, "--data", place.text)
+    more = ("--eval-blocks", "4", "--steps", "2", "--batch", "2", "--json")
+    plan = undense(*words, *more, "--dry-run").result["plan"]
+    assert plan["training_tokens"] == 2 * 2 * 32
+    assert plan["earlier_steps"] == ["convert"]
+    assert place.files() == set()
+    outcome = undense(*words, *more)
+    assert outcome.code == 0, outcome.err
+    assert outcome.result["metrics"]["loss"] > 0
+    recipe = json.loads((target / "recipe.json").read_text())
+    assert [step["step"] for step in recipe["steps"]] == ["convert", verb]
+    assert [path for path in place.files() if path.parent == place.here] == [target]
+
+
+def test_train_plans_from_the_recipe(undense: Command, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps({"steps": 3, "batch": 2, "context": 16}))
+    words = ("train", "--recipe", recipe, "--output-dir", tmp_path / "out", "--seed", "7")
+    plan = undense(*words, "--dry-run", "--json").result["plan"]
+    assert (plan["training_tokens"], plan["seed"]) == (96, 7)
+    assert not (tmp_path / "out").exists()
+
+
+def test_demo_plans_its_arms(undense: Command, dense: Path, tmp_path: Path) -> None:
+    words = ("demo", "--model", dense, "--output-dir", tmp_path / "run", "--dry-run")
+    result = undense(*words, "--arms", "dense", "narrow-25", "none", "--json").result
+    assert list(result["arms"]) == ["dense", "narrow-25", "none"]
+    assert result["arms"]["dense"]["ffn_share"] == 1
+    assert result["arms"]["none"]["ffn_flops_per_token"] == 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_but_the_result_reaches_stdout(
+    dense: Path, text: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """On the level of the process, where libraries may hold the streams."""
+    words = ("eval", dense, "--data", text, "--eval-blocks", "2", "--json")
+    assert main([str(word) for word in words]) == 0
+    out = capfd.readouterr().out
+    assert json.loads(out)["model"] == str(dense)
+    assert out.count("\n") == 1
