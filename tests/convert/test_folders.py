@@ -1,6 +1,7 @@
 import errno
 import resource
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -109,6 +110,22 @@ def test_an_interruption_midway_leaves_what_was_there(gpt2, llama, tmp_path, mon
         save(gpt2, tmp_path / "out")
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_rename_that_fails_puts_the_old_folder_back(gpt2, llama, prompt, tmp_path, monkeypatch):
+    save(llama, tmp_path / "out")
+    rename = Path.rename
+
+    def refuse_the_new(self, target):
+        if self.suffix == ".tmp":
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse_the_new)
+    with pytest.raises(UndenseError, match="cannot write"):
+        save(gpt2, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert torch.equal(load(tmp_path / "out")(prompt).logits, llama(prompt).logits)
 
 
 def write(name, content):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from transformers import GPT2Model
 
 from undense.convert.convert import convert_
 from undense.convert.settle import settle_
@@ -32,11 +33,12 @@ def test_what_users_added_to_the_config_stays(gpt2):
     assert gpt2.config.pad_token_id == 5 and gpt2.config.my_note == "mine"
 
 
-def test_a_base_model_converted_by_itself_and_then_saved_with_its_head(gpt2, text, tmp_path):
+def test_a_base_model_converted_by_itself_belongs_to_its_head_again(gpt2, text):
     convert_(gpt2.transformer, "none", targets="0", calibration=text)
     assert type(gpt2.transformer).__name__ == "UndenseGPT2Model"
     settle_(gpt2)
     assert type(gpt2).__name__ == "UndenseGPT2LMHeadModel"
+    assert type(gpt2.transformer) is GPT2Model
     assert gpt2.config is gpt2.transformer.config is gpt2.transformer.h[1].attn.config
     assert list(gpt2.config.undense["ffns"]) == ["h.0.mlp"]
 

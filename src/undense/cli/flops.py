@@ -45,7 +45,7 @@ def run(options: Options) -> dict[str, Any]:
     options.common.sow()
     config = load_config(options.model)
     described = plan(config, options.ffn or dense_config, **_places(options))
-    model = empty_model(config).eval()  # dropout is no part of what a model costs to use
+    model: Any = empty_model(config).eval()  # dropout is no part of what a model costs to use
     result: dict[str, Any] = {
         "model": options.model,
         "model_type": described.model_type,

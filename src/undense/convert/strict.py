@@ -33,7 +33,7 @@ def load(
             model, info = from_pretrained(source, *args, **options)
         check(model, info, source, lenient=lenient)
     for record in report:
-        logging.getLogger(record.name).isEnabledFor(1)
+        logging.getLogger(record.name).handle(record)
     return (model, info) if wants_info else model
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from undense.errors import UndenseError
 from undense.pipeline.load import TINY
 
-Calibration = Literal["corpus"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +21,9 @@ class DemoSettings:
     """Shares of the dense FFN FLOPs to try."""
     arms: tuple[str, ...] | None = None
     """FFN specs to compare; by default, for each share, ultra, ultra-all and narrow, then none."""
-    distill_steps: int = 80
+    distill_steps: int = 60
     """Steps of layer-wise distillation; arms with nothing to distil fine-tune that much longer."""
-    finetune_steps: int = 80
+    finetune_steps: int = 60
     """Steps of fine-tuning of all weights."""
     distill_rate: float = 2e-3
     """Step size of the distillation."""

@@ -90,6 +90,8 @@ def finetune(
             " when it is above 0"
         )
     frozen = _freeze(model) if settings.train == "ffn" else []
+    # Without a loss type the Trainer divides by one prediction too many in every block.
+    loss_type, model.loss_type = (model.loss_type, "ForCausalLM")
     guard = _LastGood(model, settings.divergence)
     trainer = _FinetuneTrainer(
         model=model,
@@ -101,8 +103,6 @@ def finetune(
     )
     guard.trainer = trainer
     last = get_last_checkpoint(str(folder)) if folder.is_dir() and settings.save_every else None
-    # Without a loss type the Trainer divides by one prediction too many in every block.
-    loss_type, model.loss_type = (model.loss_type, "ForCausalLM")
     use_cache = model.config.use_cache
     try:
         if last is not None and _step_of(last) >= settings.steps:

@@ -1,0 +1,111 @@
+"""Which component for which budget: every component at about 25 % of the dense FFN's FLOPs.
+
+    python benchmarks/components.py
+
+Quality on the bundled model: held-out loss right after the closed-form start, and after 60 steps of
+layer-wise distillation (one seed, no fine-tuning). Speed at GPT-2's width (768, 4x): time of one FFN
+over that of the dense one, arms in turn, median of 15 rounds. Writes
+`benchmarks/results/components-DATE.json` and prints the README's table.
+"""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from undense.contract import DenseShape, abstract_cost, build
+from undense.convert import originals
+from undense.convert.convert import convert_
+from undense.convert.sites import find_components, find_sites
+from undense.ffn.presets import dense_config, dense_flops, resolve
+from undense.files import write_json
+from undense.measure.timing import environment
+from undense.pipeline.figures import TIMED_TOKENS, ffn_times
+from undense.pipeline.load import load_blocks, load_model, load_tokenizer
+from undense.pipeline.settings import DemoSettings
+from undense.train.distill import DistillSettings, distill
+from undense.train.heldout import heldout_loss
+
+ROOT = Path(__file__).resolve().parent.parent
+SPECS = (
+    "ultra-25",
+    "ultra-all-25",
+    "narrow-25",
+    "low_rank-25",
+    "gated_dense-25",
+    '{"component": "tensor_factor", "blocks": 4}',
+    '{"component": "tensor_factor", "factor": "monarch", "blocks": 4, "hidden": 576}',
+    "seed",
+    "projection",
+    '{"component": "spectral", "basis": "eigen", "k_freq": 96}',
+    "polynomial",
+    "micro_refine",
+    "none",
+)
+WIDE = DenseShape(dim=768, hidden=3072)
+
+
+def quality(spec: str, settings: DemoSettings) -> dict[str, Any]:
+    model = load_model(settings.model)
+    tokenizer = load_tokenizer(settings.model)
+    blocks = load_blocks(tokenizer, None, settings.context, settings.eval_blocks)
+    shape = find_sites(model)[0].shape
+    calibration = blocks.train.blocks[: settings.calibration_blocks].long()
+    convert_(model, spec, calibration=calibration)
+    figures: dict[str, Any] = {"loss_start": heldout_loss(model, blocks.heldout)}
+    dense = originals.kept(model)
+    pairs = {name: (ffn, dense[name]) for name, ffn in find_components(model).items()}
+    if any(True for ffn, _ in pairs.values() for _ in ffn.parameters()):
+        steps = DistillSettings(steps=settings.distill_steps, learning_rate=settings.distill_rate)
+        distill(model, pairs, blocks.train, steps)
+    figures["loss_distilled"] = heldout_loss(model, blocks.heldout)
+    figures["share"] = abstract_cost(shape.dim, resolve(spec, shape)).forward / dense_flops(shape)
+    return figures
+
+
+def main() -> None:
+    settings = DemoSettings()
+    torch.set_num_threads(settings.threads)
+    ffns = {"dense": build(WIDE.dim, dense_config(WIDE))}
+    ffns |= {spec: build(WIDE.dim, resolve(spec, WIDE)) for spec in SPECS}
+    times = ffn_times(ffns, WIDE.dim, rounds=settings.timing_rounds, threads=settings.threads)
+    rows: dict[str, Any] = {}
+    for spec in SPECS:
+        rows[spec] = quality(spec, settings)
+        rows[spec]["share_768"] = abstract_cost(768, resolve(spec, WIDE)).forward / dense_flops(WIDE)
+        rows[spec]["time_ratio_768"] = {
+            str(tokens): times[spec][str(tokens)]["median"] / times["dense"][str(tokens)]["median"]
+            for tokens in TIMED_TOKENS
+        }
+        print(f"{spec}: {rows[spec]}", flush=True)
+    today = datetime.date.today().isoformat()
+    result = {
+        "created": today,
+        "command": "python benchmarks/components.py",
+        "environment": environment(),
+        "dense_times_ms_768": times["dense"],
+        "arms": rows,
+    }
+    write_json(ROOT / "benchmarks" / "results" / f"components-{today}.json", result)
+    print(table(rows))
+
+
+def table(rows: dict[str, Any]) -> str:
+    lines = [
+        "| FFN | share of FLOPs | loss, start | loss, distilled | time at 1 / 16 / 128 / 512 |",
+        "|---|---|---|---|---|",
+    ]
+    for spec, row in rows.items():
+        ratios = " / ".join(f"{value:.2f}" for value in row["time_ratio_768"].values())
+        lines.append(
+            f"| `{spec}` | {row['share']:.0%} | {row['loss_start']:.3f} |"
+            f" {row['loss_distilled']:.3f} | {ratios} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

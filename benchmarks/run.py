@@ -1,0 +1,22 @@
+"""`make bench`: all slow evidence, one script after the other; each writes its dated JSON."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPTS = ("compiled.py", "components.py", "demo_seeds.py")
+
+
+def main() -> int:
+    here = Path(__file__).resolve().parent
+    codes = []
+    for script in SCRIPTS:
+        print(f"== benchmarks/{script}", flush=True)
+        codes.append(subprocess.run([sys.executable, here / script], check=False).returncode)
+    return max(codes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
