@@ -3,8 +3,8 @@
     python benchmarks/components.py
 
 Quality on the bundled model: held-out loss right after the closed-form start, and after 60 steps of
-layer-wise distillation (one seed, no fine-tuning). Speed at GPT-2's width (768, 4x): time of one FFN
-over that of the dense one, arms in turn, median of 15 rounds. Writes
+layer-wise distillation (one seed, no fine-tuning). Speed at GPT-2's width (768, 4x): time of one
+FFN over that of the dense one, arms in turn, median of 15 rounds. Writes
 `benchmarks/results/components-DATE.json` and prints the README's table.
 """
 
@@ -75,7 +75,9 @@ def main() -> None:
     rows: dict[str, Any] = {}
     for spec in SPECS:
         rows[spec] = quality(spec, settings)
-        rows[spec]["share_768"] = abstract_cost(768, resolve(spec, WIDE)).forward / dense_flops(WIDE)
+        rows[spec]["share_768"] = abstract_cost(768, resolve(spec, WIDE)).forward / dense_flops(
+            WIDE
+        )
         rows[spec]["time_ratio_768"] = {
             str(tokens): times[spec][str(tokens)]["median"] / times["dense"][str(tokens)]["median"]
             for tokens in TIMED_TOKENS

@@ -69,9 +69,7 @@ def main() -> None:
         "seeds": list(SEEDS),
         "steps": {"distill": defaults.distill_steps, "finetune": defaults.finetune_steps},
         "arms": {arm: {"losses": losses[arm], **summary(losses[arm])} for arm in ARMS},
-        "paired": {
-            f"{one} - {other}": _paired(losses[one], losses[other]) for one, other in PAIRS
-        },
+        "paired": {f"{one} - {other}": _paired(losses[one], losses[other]) for one, other in PAIRS},
         "gap_recovered": {"values": recovered, **summary(recovered)},
     }
     write_json(ROOT / "benchmarks" / "results" / f"demo-seeds-{today}.json", result)

@@ -21,9 +21,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from undense.convert import registration
-
-registration.register()
+import undense  # noqa: F401  (registers converted models)
 
 VOCABULARY = 97
 POSITIONS = 64
@@ -70,7 +68,7 @@ def tiny(family: str) -> PreTrainedModel:
     return model.eval()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make() -> Make:
     """A tiny model of a family by its name."""
     return tiny

@@ -13,15 +13,8 @@ from transformers import AutoModelForCausalLM
 from undense.convert.convert import convert_
 from undense.ffn import UltraEfficientSparseFFN
 
-REGISTER = """
-from undense.convert.registration import register
-register()
-register()
-"""
-
-RELOAD = (
-    """
-import json, sys, warnings
+RELOAD = """
+import json, sys
 import torch
 from transformers import AutoModelForCausalLM
 folders, prompt, out = json.loads(sys.argv[1])
@@ -30,9 +23,7 @@ try:
     refusal = "loaded"
 except ValueError as error:
     refusal = str(error)
-"""
-    + REGISTER
-    + """
+import undense
 prompt = torch.tensor(prompt)
 found = {"refusal": refusal}
 for name, folder in folders.items():
@@ -43,19 +34,16 @@ for name, folder in folders.items():
         )
 torch.save(found, out)
 """
-)
 
-PLAN = (
-    """
+PLAN = """
 import json, resource, sys, time
-"""
-    + REGISTER
-    + """
+import undense
+from undense.convert.registration import register
+register()  # once more does nothing
 assert "torch" not in sys.modules and "transformers" not in sys.modules
 from transformers import LlamaConfig  # its import runs through that of the Auto classes
-from undense.convert.convert import plan
 start = time.perf_counter()
-told = plan(LlamaConfig(), "ultra-25")  # the defaults are those of Llama 2 7B
+told = undense.plan(LlamaConfig(), "ultra-25")  # the defaults are those of Llama 2 7B
 seconds = time.perf_counter() - start
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 from transformers import AutoConfig, PreTrainedModel
@@ -63,7 +51,6 @@ known = type(AutoConfig.for_model("undense_llama")).__name__
 guarded = hasattr(PreTrainedModel.save_pretrained, "__undense__")
 json.dump([seconds, peak, told.to_dict(), known, guarded], sys.stdout)
 """
-)
 
 
 def fresh(script: str, *arguments: str) -> str:
@@ -75,14 +62,12 @@ def fresh(script: str, *arguments: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def reloaded(tmp_path_factory):
+def reloaded(make, tmp_path_factory):
     """Models saved here and what a fresh process found in them, beside what this one finds."""
-    from conftest import tiny
-
     root = tmp_path_factory.mktemp("models")
     text = torch.randint(97, (16, 32), generator=torch.Generator().manual_seed(2))
     prompt = torch.randint(97, (2, 11), generator=torch.Generator().manual_seed(3))
-    models = {name: tiny(family) for name, family in FAMILY.items()}
+    models = {name: make(family) for name, family in FAMILY.items()}
     convert_(models["ultra"], "ultra-25", calibration=text)
     convert_(models["mixed"], "spectral", targets="0", calibration=text)
     convert_(models["mixed"], "none", targets="1", calibration=text)

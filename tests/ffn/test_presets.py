@@ -83,7 +83,7 @@ def test_none_has_no_size() -> None:
 
 
 def test_near_misses_are_named() -> None:
-    with pytest.raises(UndenseError, match="did you mean .*ultra"):
+    with pytest.raises(UndenseError, match=r"did you mean .*ultra"):
         resolve("ulta-25", SMALL)
 
 

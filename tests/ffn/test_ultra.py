@@ -47,7 +47,7 @@ def test_knobs_reach_the_stages() -> None:
 
 
 def test_a_knob_of_a_missing_stage_is_refused() -> None:
-    with pytest.raises(UndenseError, match="k_freq.*spectral stage is None"):
+    with pytest.raises(UndenseError, match=r"k_freq.*spectral stage is None"):
         UltraEfficientSparseFFN(96, Config(spectral=None), k_freq=5)
 
 

@@ -80,7 +80,7 @@ def test_a_finished_run_is_not_repeated(run: Path, text: str) -> None:
 
 
 def test_other_settings_in_the_same_folder_are_refused(run: Path, text: str) -> None:
-    with pytest.raises(UndenseError, match="other settings .*seed"):
+    with pytest.raises(UndenseError, match=r"other settings .*seed"):
         run_demo(replace(SMALL, data=text, seed=1), run)
 
 

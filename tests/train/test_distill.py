@@ -92,9 +92,7 @@ def test_a_site_that_diverges_goes_back_alone_and_says_so() -> None:
         return teacher(x) * (float("nan") if broken == 20 else 1.0)
 
     pairs["ffns.0"] = (student, sometimes)  # type: ignore[assignment]
-    result = distill(
-        host, pairs, dataset, DistillSettings(steps=30, batch=2, save_every=5)
-    )
+    result = distill(host, pairs, dataset, DistillSettings(steps=30, batch=2, save_every=5))
     (event,) = result.events
     assert "ffns.0: diverged at step 19" in event and "back to step 15" in event
     assert torch.isfinite(weights(host)).all()

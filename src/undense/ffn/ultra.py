@@ -116,9 +116,8 @@ class UltraEfficientSparseFFN(FFNComponent):
             if name != self.last:
                 state = state + step
         assert update is not None
-        if self.norm_out is not None:
-            update = self.norm_out(update)
-        return nn.functional.dropout(update, self.config.dropout, self.training)
+        result = update if self.norm_out is None else self.norm_out(update)
+        return nn.functional.dropout(result, self.config.dropout, self.training)
 
     def cost(self, tokens: int) -> Cost:
         numbers = tokens * self.dim
@@ -167,7 +166,7 @@ class UltraEfficientSparseFFN(FFNComponent):
         alone = torch.zeros_like(targets)
         if "projection" in self.stages and len(self.stages) > 1:
             alone = self._fit("projection", dense, rows, state, targets)
-        for name in self.stages.keys():
+        for name in self.stages:
             left = targets - update - (0.0 if name == "projection" else alone)
             step = self._fit(name, dense, rows, state, left)
             update = update + step

@@ -8,7 +8,6 @@ from undense.errors import UndenseError
 from undense.pipeline.load import TINY
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
     """A dense model against its replacements, with the same data and training for every arm."""

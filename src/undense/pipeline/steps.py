@@ -1,4 +1,4 @@
-"""The single steps behind the commands: convert, distil, fine-tune, evaluate. Folder in, folder out.
+"""The single steps behind the commands: convert, distil, fine-tune, evaluate; folder to folder.
 
 A folder is a stock Hugging Face one with `recipe.json` (what was done to it, step by step),
 `metrics.json`, `flops.json` and a model card beside the weights.
@@ -240,4 +240,3 @@ def _work(output_dir: Path) -> Path:
 
 def _listed(values: tuple[str, ...] | None) -> list[str] | None:
     return None if values is None else list(values)
-

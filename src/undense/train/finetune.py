@@ -10,8 +10,10 @@ from typing import Any, Literal, final
 
 import torch
 import torch.nn.functional as F
+from accelerate.optimizer import AcceleratedOptimizer
 from safetensors.torch import load_model
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 from transformers import (
     PreTrainedModel,
@@ -129,9 +131,7 @@ def _step_of(checkpoint: str) -> int:
 
 def _freeze(model: nn.Module) -> list[nn.Parameter]:
     """Freeze all but the replaced FFNs; returns what was frozen."""
-    ours = {
-        id(p) for m in model.modules() if isinstance(m, FFNComponent) for p in m.parameters()
-    }
+    ours = {id(p) for m in model.modules() if isinstance(m, FFNComponent) for p in m.parameters()}
     if not ours:
         raise UndenseError(
             "finetune: train='ffn' but no replaced FFN has a parameter; convert the model first,"
@@ -157,9 +157,7 @@ class _FinetuneTrainer(Trainer):
         teacher: PreTrainedModel | None,
         teacher_weight: float,
     ) -> None:
-        super().__init__(
-            model=model, args=args, train_dataset=train_dataset, callbacks=callbacks
-        )
+        super().__init__(model=model, args=args, train_dataset=train_dataset, callbacks=callbacks)
         self.teacher = None if teacher is None else teacher.eval()
         self.teacher_weight = teacher_weight
 
@@ -218,12 +216,12 @@ class _LastGood(TrainerCallback):
             self.good_step = state.global_step
             return
         self.model.load_state_dict(self.good)
-        assert self.trainer is not None and self.trainer.optimizer is not None
-        assert self.trainer.lr_scheduler is not None
-        self.trainer.optimizer.state.clear()
-        self.trainer.lr_scheduler.base_lrs = [
-            rate / 2 for rate in self.trainer.lr_scheduler.base_lrs
-        ]
+        assert self.trainer is not None
+        optimizer, scheduler = (self.trainer.optimizer, self.trainer.lr_scheduler)
+        assert isinstance(optimizer, AcceleratedOptimizer)
+        assert isinstance(scheduler, LRScheduler)
+        optimizer.state.clear()
+        scheduler.base_lrs = [rate / 2 for rate in scheduler.base_lrs]
         message = (
             f"fine-tuning: diverged at step {state.global_step} (loss {loss:.3g}, best"
             f" {self.best:.3g}); back to step {self.good_step}, step size halved"
