@@ -20,9 +20,9 @@ class DemoSettings:
     """Shares of the dense FFN FLOPs to try."""
     arms: tuple[str, ...] | None = None
     """FFN specs to compare; by default, for each share, ultra, ultra-all and narrow, then none."""
-    distill_steps: int = 60
+    distill_steps: int = 40
     """Steps of layer-wise distillation; arms with nothing to distil fine-tune that much longer."""
-    finetune_steps: int = 60
+    finetune_steps: int = 40
     """Steps of fine-tuning of all weights."""
     distill_rate: float = 2e-3
     """Step size of the distillation."""
