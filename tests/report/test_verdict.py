@@ -142,6 +142,13 @@ def test_what_was_lost_names_both_losses_and_the_gap(run_folder: Path) -> None:
     assert "Over five seeds the difference is +0.037" in words(lost)
 
 
+def test_where_no_ffn_is_needed_no_gap_is_claimed(tmp_path: Path) -> None:
+    run, found = read(write_run(tmp_path / "run", losses={"none": 2.390}))
+    assert run.recovered(run.arms["ultra-25"]) is None
+    assert "there is no gap to recover" in words(found["What was lost"])
+    assert "recovers" not in words(found["What was lost"])
+
+
 def test_a_run_without_a_replacement_says_so(run_folder: Path) -> None:
     edit(
         run_folder / "run.json",

@@ -8,6 +8,7 @@ from undense.report.run import Spread
 
 MINUS = "\N{MINUS SIGN}"
 WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 THIN = "\N{NARROW NO-BREAK SPACE}"
 
 
@@ -16,9 +17,17 @@ def exact(value: float) -> str:
     return f"{value:,.0f}".replace("-", MINUS)
 
 
+def tick(value: float) -> str:
+    """A round number on an axis: 200,000 -> 200 k."""
+    for size, unit in UNITS:
+        if abs(value) >= size:
+            return f"{value / size:g}{THIN}{unit}"
+    return f"{value:g}"
+
+
 def short(value: float) -> str:
     """597,696 -> 598 k; 5,151,744 -> 5.15 M."""
-    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    for size, unit in UNITS:
         if abs(value) >= size:
             scaled = value / size
             digits = 0 if abs(scaled) >= 100 else 1 if abs(scaled) >= 10 else 2

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from undense.report.numbers import counted, percent, short, signed
+from undense.report.numbers import counted, percent, short, signed, tick
 from undense.report.run import Arm, Node, Point, Run, Spread
 from undense.report.style import INK, RULE, SOFT, Look, apart, canvas, looks, svg
 
@@ -31,9 +31,12 @@ def loss_against_flops(run: Run) -> str:
         axes.set_xticks([0, 25, 50, 75, 100])
         low, high = axes.get_ylim()
         axes.axhline(run.dense.loss, color=drawn[run.reference].color, lw=0.8, ls=(0, (4, 3)))
-        labels = apart(losses, 0.075 * (high - low), low, high)
-        for arm, place in zip(arms, labels, strict=True):
-            look, x = (drawn[arm.name], 100 * arm.ffn_share)
+        places: dict[str, float] = {}
+        for group in _neighbours(arms):
+            placed = apart([arm.loss for arm in group], 0.075 * (high - low), low, high)
+            places |= {arm.name: place for arm, place in zip(group, placed, strict=True)}
+        for arm in arms:
+            look, x, place = (drawn[arm.name], 100 * arm.ffn_share, places[arm.name])
             axes.plot([x, x + 4], [arm.loss, place], color=look.color, lw=0.6, alpha=0.6)
             axes.plot(x, arm.loss, look.marker, color=look.color, ms=8, mec="white", mew=0.8)
             box = {"facecolor": "white", "edgecolor": "none", "pad": 1.2, "alpha": 0.9}
@@ -42,6 +45,17 @@ def loss_against_flops(run: Run) -> str:
             )
     everything.set_ylabel("held-out loss (nats a token)")
     return svg(figure, "loss", "Held-out loss of every arm over the FLOPs of its FFN")
+
+
+def _neighbours(arms: Sequence[Arm]) -> list[list[Arm]]:
+    """Arms whose FLOPs are so close that their names would be written over one another."""
+    groups: list[list[Arm]] = []
+    for arm in sorted(arms, key=lambda arm: arm.ffn_share):
+        if groups and arm.ffn_share - groups[-1][-1].ffn_share < 0.2:
+            groups[-1].append(arm)
+        else:
+            groups.append([arm])
+    return groups
 
 
 def flops_beside_time(run: Run) -> str:
@@ -120,7 +134,7 @@ def cost_by_part(run: Run) -> str:
     axes.set_xlabel("FLOPs of one FFN for one token")
     axes.tick_params(length=0)
     axes.grid(axis="y", visible=False)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: short(x)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: tick(x)))
     return svg(figure, "cost", "FLOPs of one FFN by component")
 
 
@@ -183,9 +197,9 @@ def _curve(axes: Axes, points: Sequence[Point], look: Look, shift: int, name: st
         return
     steps = [shift + point.step for point in points]
     losses = [point.loss for point in points]
-    wide = max(1, len(losses) // 16)  # steps on either side of a moving mean
+    wide = len(losses) // 16  # points on either side of a moving mean
     smooth = [statistics.fmean(losses[max(0, i - wide) : i + wide + 1]) for i in range(len(losses))]
-    if wide > 1:
+    if wide:
         axes.plot(steps, losses, color=look.color, lw=0.7, alpha=0.3)
     axes.plot(steps, smooth, color=look.color, lw=1.6, label=name)
 

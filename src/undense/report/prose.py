@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from undense.report.numbers import change, counted, exact, listed, percent, short, times
 from undense.report.run import Arm, Run
 
 
 def ceiling(run: Run) -> tuple[str, ...]:
     """Amdahl's law in words, one sentence for each number of tokens that was timed."""
-    subject = run.subject
     lines = []
     for tokens, found in run.ceilings.items():
         line = (
             f"At {counted(tokens, 'token')} the dense FFNs take {percent(found.ffn_time_share)} of"
-            f" the model's time: without them it could run at most {times(found.bound)} as fast."
+            f" the model's time: without them it would run about {times(found.bound)} as fast."
         )
-        if subject is not None and subject.name in found.measured:
-            line += f" {subject.name} reaches {times(found.measured[subject.name])}"
-            line += _floor_reaches(run, found.measured) + "."
-        lines.append(line)
+        reached = []
+        if run.floor is not None and run.floor in found.measured:
+            reached.append(f"{run.floor} really runs {times(found.measured[run.floor])}")
+        if run.subject is not None and run.subject.name in found.measured:
+            name = run.subject.name
+            reached.append(f"{name} {times(found.measured[name])}")
+        lines.append(f"{line} {', '.join(reached)}." if reached else line)
     return tuple(lines)
-
-
-def _floor_reaches(run: Run, measured: Mapping[str, float]) -> str:
-    if run.floor is None or run.floor not in measured:
-        return ""
-    return f", {run.floor} {times(measured[run.floor])}"
 
 
 def method(run: Run) -> list[tuple[str, str]]:
@@ -51,7 +45,7 @@ def method(run: Run) -> list[tuple[str, str]]:
         ),
         ("Training, every arm", _training(run)),
         ("Held-out batches", f"the same for every arm, sha256 {run.batches_hash}"),
-        ("FLOPs", f"A multiply-add is 2, elementwise work counts. {convention}."),
+        ("FLOPs", f"{convention}; elementwise work counts"),
         (
             "Model FLOPs",
             "one full block, divided by its tokens; attention at the price of every pair",
@@ -61,7 +55,7 @@ def method(run: Run) -> list[tuple[str, str]]:
             "forward pass without gradients, arms in turn in every round; median and quartiles."
             " The interval of a ratio joins the far quartiles of both sides",
         ),
-        ("Machine", ", ".join(f"{key}: {value}" for key, value in world.items())),
+        ("Machine", ", ".join(f"{key}: {value}" for key, value in world.items() if value)),
         ("Seed", str(run.seed)),
         ("Written", f"{run.created} by undense {run.version}"),
     ]

@@ -161,6 +161,13 @@ class Run:
         """The numbers of tokens that every arm was timed at."""
         return tuple(self.dense.times)
 
+    def recovered(self, arm: Arm) -> float | None:
+        """Share of the gap between the floor and the reference that `arm` wins back; None where
+        there is no floor, or where it is no worse than the reference and so leaves no gap."""
+        if self.floor is None or self.arms[self.floor].loss <= self.dense.loss:
+            return None
+        return self.gap_recovered.get(arm.name)
+
     def time_ratio(self, arm: Arm, tokens: int) -> Spread:
         """Whole-model time over the reference's; below 1 is faster."""
         return arm.times[tokens].over(self.dense.times[tokens])

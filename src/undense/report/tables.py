@@ -47,7 +47,7 @@ def arm_rows(run: Run) -> list[Row]:
 def _row(run: Run, arm: Arm) -> Row:
     dense = run.dense
     reference = arm.name == run.reference
-    recovered = run.gap_recovered.get(arm.name)
+    recovered = run.recovered(arm)
     cells = [
         Cell(value=f"{arm.loss:.3f}", note="" if reference else signed(arm.loss - dense.loss)),
         Cell(value=f"{arm.perplexity:.2f}"),

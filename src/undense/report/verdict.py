@@ -95,9 +95,13 @@ def lost(run: Run, subject: Arm) -> Verdict:
         f" {dense.perplexity:.2f} ({change(ratio, 1)}), against the dense base trained on as many"
         " tokens."
     ]
-    recovered = run.gap_recovered.get(subject.name)
-    if recovered is not None and run.floor is not None:
-        floor = run.arms[run.floor]
+    floor = run.arms[run.floor] if run.floor is not None else None
+    if floor is not None and floor.loss <= dense.loss:
+        sentences.append(
+            f"A trained model without any FFN ({floor.loss:.3f}) is no worse than dense here, so"
+            " there is no gap to recover: on this text, trained this long, FFNs do not matter."
+        )
+    elif floor is not None and (recovered := run.recovered(subject)) is not None:
         sentences.append(
             f"Of the gap to a trained model without any FFN ({floor.loss:.3f}) it recovers"
             f" {percent(recovered, 1)}."
@@ -184,10 +188,10 @@ def _one_seed(run: Run, subject: Arm, rival: Arm) -> Verdict:
         headline, words = ("Level on one seed", f"level with {rival.name} to three digits")
     elif delta < 0:
         headline = f"{subject.name} ahead on one seed"
-        words = f"{signed(delta)} nats below {rival.name}"
+        words = f"{-delta:.3f} nats below {rival.name}"
     else:
         headline = f"{rival.name} ahead on one seed"
-        words = f"{signed(delta)} nats above {rival.name}"
+        words = f"{delta:.3f} nats above {rival.name}"
     return Verdict(
         label="Who won",
         headline=headline,
