@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -130,7 +131,7 @@ def at_share(config: Config, shape: DenseShape, percent: float) -> Config:
         except UndenseError:
             if size == 1:
                 raise
-            return float("inf")  # past the last size that this width allows
+            return math.inf  # past the last size that this width allows
 
     if (least := flops(1)) > budget:
         raise UndenseError(
@@ -138,12 +139,23 @@ def at_share(config: Config, shape: DenseShape, percent: float) -> Config:
             f" dim={shape.dim}, hidden={shape.hidden}, but its smallest size costs {least:.0f};"
             f" ask for at least {100 * least / dense_flops(shape):.1f} %"
         )
+    if flops(2) <= least:
+        raise UndenseError(
+            f"{config.component}: its cost does not grow with its size, so no share of the dense"
+            " FLOPs can be asked of it"
+        )
     fits, exceeds = (1, 2)
     while flops(exceeds) <= budget:
         fits, exceeds = (exceeds, 2 * exceeds)
     while exceeds - fits > 1:
         middle = (fits + exceeds) // 2
         fits, exceeds = (middle, exceeds) if flops(middle) <= budget else (fits, middle)
+    if math.isinf(flops(exceeds)) and flops(fits) < 0.95 * budget:
+        raise UndenseError(
+            f"{config.component}: its largest size at dim={shape.dim} costs"
+            f" {100 * flops(fits) / dense_flops(shape):.1f} % of the dense FFN; {percent:g} % was"
+            " asked for"
+        )
     return cls.sized(config, shape.dim, fits)
 
 
@@ -165,7 +177,9 @@ def resolve(spec: FFNSpec, shape: DenseShape) -> Config:
     base = PRESETS[name](shape) if name in PRESETS else fitted(name, shape)
     if percent is not None:
         return at_share(base, shape, percent)
-    return UltraEfficientSparseFFN.Config() if name == "ultra" else base
+    if name == "ultra":  # the four default stages, around a projection fitted to the host
+        return UltraEfficientSparseFFN.Config(projection=fitted("tensor_factor", shape))
+    return base
 
 
 def _split(text: str) -> tuple[str, float | None]:

@@ -4,9 +4,10 @@ Sources: Monarch, https://arxiv.org/abs/2204.00595; structured FFNs, https://arx
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from undense import contract, cost
@@ -94,15 +95,12 @@ class TensorFactor(FFNComponent):
         return Cost.total("tensor_factor", *parts)
 
     def start_from(self, dense: DenseFFN, statistics: Statistics) -> None:
-        """Neurons kept by output energy, each projection approximated in closed form on the inputs
-        that it sees, the factor nearest to the output solved again on the sample."""
+        """Neurons kept by output energy (past those of `dense`, random ones), each projection
+        approximated in closed form on the inputs that it sees, the factor nearest to the output
+        solved again on the sample."""
         rows = statistics.inputs
         targets = statistics.wanted(dense)
-        if self.hidden > dense.hidden:
-            raise UndenseError(
-                f"tensor_factor: hidden={self.hidden} exceeds the {dense.hidden} neurons of the"
-                " dense FFN that it starts from; lower hidden or raise blocks"
-            )
+        dense = _widened(dense, self.hidden)
         kept = neurons.keep(dense.neurons(rows), dense.down, self.hidden)
         gram = rows.T @ rows / len(rows)
         if dense.gate is None:
@@ -141,6 +139,31 @@ class TensorFactor(FFNComponent):
         assert isinstance(config, TensorFactor.Config)
         step = config.blocks if config.factor == "block" else config.blocks**2
         return config.replace(hidden=size * step)
+
+
+def _widened(dense: DenseFFN, hidden: int) -> DenseFFN:
+    """`dense` with random neurons, which its output ignores, up to `hidden` of them."""
+    more = hidden - dense.hidden
+    if more <= 0:
+        return dense
+
+    def grown(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        drawn = torch.randn(more, dense.dim) * dense.dim**-0.5
+        return torch.cat([weight, drawn]), None if bias is None else torch.cat([bias, zeros])
+
+    zeros = dense.up.new_zeros(more)
+    up, up_bias = grown(dense.up, dense.up_bias)
+    gate, gate_bias = (None, None)
+    if dense.gate is not None:
+        gate, gate_bias = grown(dense.gate, dense.gate_bias)
+    return replace(
+        dense,
+        up=up,
+        up_bias=up_bias,
+        gate=gate,
+        gate_bias=gate_bias,
+        down=torch.cat([dense.down, dense.down.new_zeros(dense.dim, more)], 1),
+    )
 
 
 def _rows(bias: Tensor | None, kept: Tensor) -> Tensor | None:

@@ -48,6 +48,7 @@ def run_demo(settings: DemoSettings, output_dir: Path) -> Path:
     tokenizer = load_tokenizer(settings.model)
     context = context_of(model, settings.context)
     blocks = load_blocks(tokenizer, settings.data, context, settings.eval_blocks)
+    asked, settings = (settings, replace(settings, context=context))
     arms = settings.arm_names
     for number, arm in enumerate(arms, 1):
         tqdm.write(f"[{number}/{len(arms)}] {arm}")
@@ -55,7 +56,7 @@ def run_demo(settings: DemoSettings, output_dir: Path) -> Path:
     if not (output_dir / "times.json").is_file():
         tqdm.write("timing all arms in turn")
         write_json(output_dir / "times.json", _times(settings, output_dir, context))
-    _assemble(settings, output_dir, blocks, model, context)
+    _assemble(asked, output_dir, blocks, model, context)
     return write_report(output_dir)
 
 

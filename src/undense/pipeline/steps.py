@@ -10,18 +10,21 @@ import json
 import math
 import shutil
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel, set_seed
 
-from undense.contract import FFNComponent
+from undense.contract import FFNComponent, abstract_cost
 from undense.convert.conversion import Conversion
 from undense.convert.convert import convert_, plan
 from undense.convert.folders import save
 from undense.convert.sites import find_components, find_sites
 from undense.errors import UndenseError
+from undense.ffn.presets import dense_config
+from undense.files import write_json
 from undense.pipeline.figures import model_flops_per_token
 from undense.pipeline.load import (
     Blocks,
@@ -74,6 +77,7 @@ def convert_plan(settings: ConvertSettings) -> Conversion:
 def convert(settings: ConvertSettings, output_dir: Path) -> dict[str, Any]:
     """Replace the FFNs of a model by a closed-form start and save it; returns its metrics."""
     _must_be_new(output_dir)
+    convert_plan(settings)  # refuses what cannot be done before any weights are read
     set_seed(settings.seed)
     model = load_model(settings.model)
     tokenizer = load_tokenizer(settings.model)
@@ -91,7 +95,8 @@ def convert(settings: ConvertSettings, output_dir: Path) -> dict[str, Any]:
     metrics = figures(model, blocks, settings.data.context) | {"loss_dense": before}
     step = {"step": "convert", **asdict(settings), "sites": conversion.to_dict()}
     step["model"] = model_title(settings.model)
-    recipe = {"format": 1, "source": settings.model, "steps": [step]}
+    recipe = read_recipe(settings.model)
+    recipe["steps"].append(step)
     _save(model, tokenizer, output_dir, recipe, metrics)
     return metrics
 
@@ -119,7 +124,7 @@ def distill_folder(
     dense = load_model(settings.teacher or recipe["source"])
     pairs = dense_pairs(model, dense)
     blocks = _blocks(settings.model, model, settings.data)
-    work = _work(output_dir)
+    work = _work(output_dir, _identity("distill", settings, training, blocks, recipe))
     result = distill(model, pairs, blocks.train, training, folder=work)
     metrics = figures(model, blocks, settings.data.context) | {"events": result.events}
     step = {"step": "distill", **asdict(training), "data": asdict(settings.data)}
@@ -140,7 +145,7 @@ def finetune_folder(
     if training.teacher_weight > 0:
         teacher = load_model(settings.teacher or recipe["source"])
     blocks = _blocks(settings.model, model, settings.data)
-    work = _work(output_dir)
+    work = _work(output_dir, _identity("finetune", settings, training, blocks, recipe))
     result = finetune(model, blocks.train, training, work, teacher=teacher)
     metrics = figures(model, blocks, settings.data.context) | {"events": result.events}
     step = {"step": "finetune", **asdict(training), "data": asdict(settings.data)}
@@ -157,17 +162,26 @@ def evaluate(name: str, data: DataSettings) -> dict[str, Any]:
 
 
 def figures(model: PreTrainedModel, blocks: Blocks, context: int) -> dict[str, Any]:
-    """The figures that every folder's `metrics.json` has."""
+    """The figures that every folder's `metrics.json` has; `ffn_flops_per_token` is the mean over
+    the model's FFNs, dense ones included."""
     loss = heldout_loss(model, blocks.heldout)
+    if not math.isfinite(loss):
+        raise UndenseError(
+            "the held-out loss is not finite: the weights are damaged or training diverged; start"
+            " again from the last good folder"
+        )
     context = context_of(model, context)
     components = find_components(model)
-    ffns: list[nn.Module] = [*components.values(), *(site.module for site in find_sites(model))]
+    sites = find_sites(model)
+    ffns: list[nn.Module] = [*components.values(), *(site.module for site in sites)]
+    flops = {name: component.cost(1).forward for name, component in components.items()}
+    for site in sites:
+        flops[site.name] = abstract_cost(site.shape.dim, dense_config(site.shape)).forward
     return {
         "loss": loss,
-        "perplexity": math.exp(loss),
-        "ffn_flops_per_token": {
-            name: component.cost(1).forward for name, component in components.items()
-        },
+        "perplexity": math.exp(min(loss, 700.0)),
+        "ffn_flops_per_token": sum(flops.values()) / len(flops),
+        "ffn_flops_by_site": flops,
         "model_flops_per_token": model_flops_per_token(model, context),
         "parameters": sum(p.numel() for p in model.parameters()),
         "ffn_parameters": sum(p.numel() for ffn in ffns for p in ffn.parameters()),
@@ -191,14 +205,14 @@ def dense_pairs(
 
 
 def read_recipe(folder: str) -> dict[str, Any]:
-    """What was done to a folder; empty steps for a model that is not ours."""
+    """What was done to a folder since the dense model `source`; no steps for a dense model."""
     path = Path(folder) / "recipe.json"
+    source = str(Path(folder).resolve()) if Path(folder).is_dir() else folder
+    fresh: dict[str, Any] = {"format": 1, "source": source, "steps": []}
     if not path.is_file():
-        return {"format": 1, "source": folder, "steps": []}
+        return fresh
     recipe = json.loads(path.read_text(encoding="utf-8"))
-    if "steps" not in recipe:  # the recipe of a pretraining run
-        return {"format": 1, "source": folder, "steps": [{"step": "train", **recipe}]}
-    return recipe
+    return recipe if "source" in recipe else fresh  # the recipe of a pretraining run: dense
 
 
 def _blocks(name: str, model: PreTrainedModel, data: DataSettings) -> Blocks:
@@ -233,9 +247,43 @@ def _must_be_new(folder: Path) -> None:
         raise UndenseError(f"{folder} already exists; give another --output-dir")
 
 
-def _work(output_dir: Path) -> Path:
-    """Where the state of a step lives until its folder is whole."""
-    return output_dir.with_name(output_dir.name + ".work")
+def _identity(
+    step: str,
+    settings: TrainSettings,
+    training: DistillSettings | FinetuneSettings,
+    blocks: Blocks,
+    recipe: dict[str, Any],
+) -> dict[str, Any]:
+    """All that decides what a training step comes to: its state serves this step and no other."""
+    weights = Path(settings.model) / "model.safetensors"
+    return {
+        "step": step,
+        "training": asdict(training),
+        "model": settings.model,
+        "weights": sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None,
+        "teacher": settings.teacher or recipe["source"],
+        "corpus": blocks.corpus.sha256,
+        "context": blocks.train.blocks.shape[1],
+    }
+
+
+def _work(output_dir: Path, identity: dict[str, Any]) -> Path:
+    """Where the state of a step lives until its folder is whole; refuses that of another step."""
+    work = output_dir.with_name(output_dir.name + ".work")
+    path = work / "identity.json"
+    identity = json.loads(json.dumps(identity))
+    if path.is_file():
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        changed = sorted(key for key in identity if earlier.get(key) != identity[key])
+        if changed:
+            raise UndenseError(
+                f"{work} holds the state of an interrupted step that differs in"
+                f" {', '.join(changed)}; repeat that command to continue it, remove the folder, or"
+                " give another --output-dir"
+            )
+    work.mkdir(parents=True, exist_ok=True)
+    write_json(path, identity)
+    return work
 
 
 def _listed(values: tuple[str, ...] | None) -> list[str] | None:

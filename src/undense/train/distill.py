@@ -71,17 +71,22 @@ class _Site:
     smooth: float | None = None
     best: float = math.inf
     good: dict[str, Any] = field(default_factory=dict)
+    pending: dict[str, Any] = field(default_factory=dict)
 
     def snapshot(self, step: int) -> None:
-        self.good = {
+        """Keep this state; the one kept before it has been judged by later losses, and is good."""
+        fresh = {
             "step": step,
             "student": deepcopy(self.student.state_dict()),
             "optimizer": deepcopy(self.optimizer.state_dict()),
         }
+        self.good = self.pending or fresh
+        self.pending = fresh
 
     def revert(self) -> None:
         self.student.load_state_dict(self.good["student"])
         self.optimizer.load_state_dict(self.good["optimizer"])
+        self.pending = self.good
         self.smooth = None
         self.factor /= 2
 

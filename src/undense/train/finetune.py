@@ -50,7 +50,7 @@ class FinetuneSettings:
     teacher_weight: float = 0.0
     divergence: float = 2.0
     log_every: int = 10
-    save_every: int = 0
+    save_every: int = 25
     seed: int = 0
     bf16: bool = False
 
@@ -110,6 +110,7 @@ def finetune(
         if last is not None and _step_of(last) >= settings.steps:
             # The Trainer would take one more step before it notices that none is left.
             load_model(model, Path(last) / "model.safetensors")
+            trainer.state = TrainerState.load_from_json(str(Path(last) / "trainer_state.json"))
         else:
             trainer.train(resume_from_checkpoint=last)
     finally:
@@ -196,8 +197,10 @@ class _LastGood(TrainerCallback):
         self.trainer: Trainer | None = None
         self.events: list[str] = []
         self.best = math.inf
-        self.good = deepcopy(model.state_dict())
-        self.good_step = 0
+        # A loss judges the weights before its step, so a snapshot is good only once the next loss
+        # has been; until then it is pending.
+        self.good = self.pending = deepcopy(model.state_dict())
+        self.good_step = self.pending_step = 0
 
     def on_log(
         self,
@@ -212,20 +215,29 @@ class _LastGood(TrainerCallback):
         loss = float(logs["loss"])
         if math.isfinite(loss) and loss <= self.divergence * self.best:
             self.best = min(self.best, loss)
-            self.good = deepcopy(self.model.state_dict())
-            self.good_step = state.global_step
+            self.good, self.good_step = (self.pending, self.pending_step)
+            self.pending = deepcopy(self.model.state_dict())
+            self.pending_step = state.global_step
             return
+        self._revert(f"at step {state.global_step} (loss {loss:.3g}, best {self.best:.3g})")
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # No later loss judges the last steps; weights that are not finite are known without one.
+        if not all(torch.isfinite(p).all() for p in self.model.parameters()):
+            self._revert(f"in the last steps before {state.global_step} (weights not finite)")
+
+    def _revert(self, where: str) -> None:
         self.model.load_state_dict(self.good)
+        self.pending, self.pending_step = (self.good, self.good_step)
         assert self.trainer is not None
         optimizer, scheduler = (self.trainer.optimizer, self.trainer.lr_scheduler)
         assert isinstance(optimizer, AcceleratedOptimizer)
         assert isinstance(scheduler, LRScheduler)
         optimizer.state.clear()
         scheduler.base_lrs = [rate / 2 for rate in scheduler.base_lrs]
-        message = (
-            f"fine-tuning: diverged at step {state.global_step} (loss {loss:.3g}, best"
-            f" {self.best:.3g}); back to step {self.good_step}, step size halved"
-        )
+        message = f"fine-tuning: diverged {where}; back to step {self.good_step}, step size halved"
         self.events.append(message)
         tqdm.write(message)
 
@@ -249,7 +261,7 @@ def _arguments(settings: FinetuneSettings, folder: Path) -> TrainingArguments:
         dataloader_pin_memory=not cpu,
         seed=settings.seed,
         data_seed=settings.seed,
-        logging_steps=settings.log_every,
+        logging_steps=min(settings.log_every, settings.steps),
         logging_nan_inf_filter=False,
         save_strategy="steps" if settings.save_every else "no",
         save_steps=settings.save_every or 500,
