@@ -97,14 +97,14 @@ def main() -> None:
 
 def table(rows: dict[str, Any]) -> str:
     lines = [
-        "| FFN | share of FLOPs | loss, start | loss, distilled | time at 1 / 16 / 128 / 512 |",
-        "|---|---|---|---|---|",
+        "| FFN | FLOPs | loss, start | loss, distilled | FLOPs, d=768 | time at 1 / 16 / 128 / 512 |",
+        "|---|---|---|---|---|---|",
     ]
     for spec, row in rows.items():
         ratios = " / ".join(f"{value:.2f}" for value in row["time_ratio_768"].values())
         lines.append(
             f"| `{spec}` | {row['share']:.0%} | {row['loss_start']:.3f} |"
-            f" {row['loss_distilled']:.3f} | {ratios} |"
+            f" {row['loss_distilled']:.3f} | {row['share_768']:.0%} | {ratios} |"
         )
     return "\n".join(lines)
 

@@ -5,6 +5,7 @@ It stands outside the package so that nothing of it is imported before a verb is
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import sys
 from collections.abc import Sequence
@@ -28,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (by default that of the process); returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in HELP_FLAGS:
-        print(overview())
+        with contextlib.suppress(BrokenPipeError):  # the reader (head) has seen enough
+            print(overview(), flush=True)
         return 0
     if words[0] in ("-V", "--version"):
         from importlib.metadata import version

@@ -103,3 +103,18 @@ def test_share_of_a_gated_host_refers_to_the_gated_ffn() -> None:
     shape = DenseShape(dim=96, hidden=256, gated=True, activation="silu", bias=False)
     narrow = at_share(dense_config(shape), shape, 50)
     assert narrow.to_dict()["hidden"] == 128
+
+
+@pytest.mark.parametrize("spec", ["projection-50", "micro_refine-25"])
+def test_a_share_beyond_the_largest_size_is_refused(spec: str) -> None:
+    with pytest.raises(UndenseError, match=r"largest size at dim=128 costs .* % was asked for"):
+        resolve(spec, SMALL)
+
+
+def test_bare_ultra_is_fitted_to_the_host() -> None:
+    shape = DenseShape(dim=96, hidden=256, gated=True, activation="silu", bias=False)
+    config = resolve("ultra", shape)
+    assert isinstance(config, UltraEfficientSparseFFN.Config)
+    assert config.projection is not None
+    assert config.projection.to_dict()["activation"] == "silu"
+    assert config.projection.to_dict()["gated"] is True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import random
 import re
 import sys
@@ -102,16 +101,3 @@ def _one_line(box: str, verb: str) -> str:
     near = [s[1].split()[0] for s in sections[1:] if s and s[0].startswith("Perhaps") and s[1:]]
     hint = f"; did you mean {near[0]}?" if near else ";"
     return f"{said.rstrip('.')}{hint} see `undense {verb} --help`"
-
-
-def as_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises `UndenseError` naming the file."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UndenseError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UndenseError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise UndenseError(f"{path}: holds a {type(values).__name__}, not a JSON object")
-    return values
