@@ -26,8 +26,9 @@ from undense.measure.timing import environment
 from undense.pipeline.figures import TIMED_TOKENS, ffn_times
 from undense.pipeline.load import load_blocks, load_model, load_tokenizer
 from undense.pipeline.settings import DemoSettings
-from undense.train.distill import DistillSettings, distill
+from undense.train.distill import distill
 from undense.train.heldout import heldout_loss
+from undense.train.settings import DistillSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 SPECS = (
@@ -97,7 +98,7 @@ def main() -> None:
 
 def table(rows: dict[str, Any]) -> str:
     lines = [
-        "| FFN | FLOPs | loss, start | loss, distilled | FLOPs, d=768 | time at 1 / 16 / 128 / 512 |",
+        "| FFN | FLOPs | loss, start | distilled | FLOPs, d=768 | time at 1 / 16 / 128 / 512 |",
         "|---|---|---|---|---|---|",
     ]
     for spec, row in rows.items():

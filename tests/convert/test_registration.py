@@ -36,7 +36,8 @@ torch.save(found, out)
 """
 
 PLAN = """
-import json, resource, sys, time
+import json, sys, time
+from pathlib import Path
 import undense
 from undense.convert.registration import register
 register()  # once more does nothing
@@ -45,7 +46,9 @@ from transformers import LlamaConfig  # its import runs through that of the Auto
 start = time.perf_counter()
 told = undense.plan(LlamaConfig(), "ultra-25")  # the defaults are those of Llama 2 7B
 seconds = time.perf_counter() - start
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# getrusage would tell the peak of the process that this one was forked from, if that was higher
+status = Path("/proc/self/status").read_text()
+peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
 from transformers import AutoConfig, PreTrainedModel
 known = type(AutoConfig.for_model("undense_llama")).__name__
 guarded = hasattr(PreTrainedModel.save_pretrained, "__undense__")

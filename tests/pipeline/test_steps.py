@@ -20,8 +20,7 @@ from undense.pipeline.steps import (
     finetune_folder,
     read_recipe,
 )
-from undense.train.distill import DistillSettings
-from undense.train.finetune import FinetuneSettings
+from undense.train.settings import DistillSettings, FinetuneSettings
 from undense.train.tokens import train_tokenizer
 
 LINES = [f"def f{n}(x):\n    return x + {n}\n" * 30 for n in range(30)]

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from undense.errors import UndenseError
 from undense.ffn import Dense
-from undense.train.distill import DistillSettings, cosine, distill
+from undense.train.distill import cosine, distill
+from undense.train.settings import DistillSettings
 from undense.train.tokens import BlockDataset
 
 DIM = 16

@@ -10,7 +10,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from undense.convert.convert import convert_
 from undense.errors import UndenseError
-from undense.train.finetune import FinetuneSettings, finetune
+from undense.train.finetune import finetune
+from undense.train.settings import FinetuneSettings
 from undense.train.tokens import BlockDataset
 
 

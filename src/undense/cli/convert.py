@@ -11,7 +11,7 @@ import tyro
 from undense.cli.options import Common, CommonOptions, TargetOption
 from undense.cli.screen import Screen
 from undense.cli.text import Text, TextOptions
-from undense.pipeline.steps import ConvertSettings, DataSettings
+from undense.pipeline.settings import ConvertSettings, DataSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from undense.cli.convert import show_metrics
 from undense.cli.options import Common, CommonOptions, Flat
 from undense.cli.screen import Screen
 from undense.cli.text import Text, TextOptions, block
-from undense.pipeline.steps import TrainSettings
-from undense.train.distill import DistillSettings
+from undense.pipeline.settings import TrainSettings
+from undense.train.settings import DistillSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from undense.cli import distill
 from undense.cli.options import Common, CommonOptions, Flat
 from undense.cli.screen import Screen
 from undense.cli.text import Text, TextOptions
-from undense.pipeline.steps import TrainSettings
-from undense.train.finetune import FinetuneSettings
+from undense.pipeline.settings import TrainSettings
+from undense.train.settings import FinetuneSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from undense.pipeline.steps import DataSettings
+from undense.pipeline.settings import DataSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,9 +22,10 @@ from undense.files import write_json
 from undense.pipeline.figures import model_flops_per_token
 from undense.pipeline.load import Blocks, load_model
 from undense.pipeline.settings import DemoSettings
-from undense.train.distill import DistillSettings, distill
-from undense.train.finetune import FinetuneSettings, finetune
+from undense.train.distill import distill
+from undense.train.finetune import finetune
 from undense.train.heldout import heldout_loss
+from undense.train.settings import DistillSettings, FinetuneSettings
 from undense.train.tokens import batches_hash
 
 TITLES = {

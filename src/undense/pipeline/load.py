@@ -16,11 +16,10 @@ from transformers import (
 )
 
 from undense.errors import UndenseError
+from undense.pipeline.settings import TINY
 from undense.train.corpus import Corpus, load_corpus
 from undense.train.tiny import tiny_model, tiny_tokenizer
 from undense.train.tokens import BlockDataset, encode
-
-TINY = "tiny"
 
 
 def load_model(name: str) -> PreTrainedModel:

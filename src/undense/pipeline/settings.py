@@ -1,11 +1,12 @@
-"""What a demo run is: its arms and its budget, the same for every arm."""
+"""What a run or a step is asked to do. Nothing heavy is imported: a command's help shows these."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from undense.errors import UndenseError
-from undense.pipeline.load import TINY
+
+TINY = "tiny"  # the name of the bundled model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,3 +71,35 @@ class DemoSettings:
     def tokens_seen(self) -> int:
         """Training tokens of every arm."""
         return (self.distill_steps + self.finetune_steps) * self.batch * self.context
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Text to learn from and to be judged on: `path` None is the standard library's source."""
+
+    path: str | None = None
+    context: int = 256
+    eval_blocks: int | None = 256
+    calibration_blocks: int = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertSettings:
+    """What replaces which FFNs."""
+
+    model: str
+    ffn: str = "ultra-25"
+    targets: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] | None = None
+    data: DataSettings = DataSettings()
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """Where a converted folder comes from, and the text."""
+
+    model: str
+    teacher: str | None = None
+    """The dense model; by default the source that the folder's recipe.json names."""
+    data: DataSettings = DataSettings()

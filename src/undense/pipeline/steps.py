@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -35,33 +35,13 @@ from undense.pipeline.load import (
     load_tokenizer,
     model_title,
 )
+from undense.pipeline.settings import ConvertSettings, DataSettings, TrainSettings
 from undense.report.card import card
-from undense.train.distill import DistillSettings, distill
-from undense.train.finetune import FinetuneSettings, finetune
+from undense.train.distill import distill
+from undense.train.finetune import finetune
 from undense.train.heldout import heldout_loss
+from undense.train.settings import DistillSettings, FinetuneSettings
 from undense.train.tokens import batches_hash
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSettings:
-    """Text to learn from and to be judged on: `path` None is the standard library's source."""
-
-    path: str | None = None
-    context: int = 256
-    eval_blocks: int | None = 256
-    calibration_blocks: int = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConvertSettings:
-    """What replaces which FFNs."""
-
-    model: str
-    ffn: str = "ultra-25"
-    targets: tuple[str, ...] | None = None
-    exclude: tuple[str, ...] | None = None
-    data: DataSettings = DataSettings()
-    seed: int = 0
 
 
 def convert_plan(settings: ConvertSettings) -> Conversion:
@@ -99,16 +79,6 @@ def convert(settings: ConvertSettings, output_dir: Path) -> dict[str, Any]:
     recipe["steps"].append(step)
     _save(model, tokenizer, output_dir, recipe, metrics)
     return metrics
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """Where a converted folder comes from, and the text."""
-
-    model: str
-    teacher: str | None = None
-    """The dense model; by default the source that the folder's recipe.json names."""
-    data: DataSettings = DataSettings()
 
 
 def distill_folder(
@@ -200,6 +170,10 @@ def dense_pairs(
         raise UndenseError(
             f"the dense model has no FFN at {', '.join(missing[:3])}; give the model that the"
             " folder was converted from as --teacher"
+        )
+    if not students:
+        raise UndenseError(
+            "distill: the folder has no replaced FFN to distil into; convert it first"
         )
     return {name: (student, teachers[name]) for name, student in students.items()}
 

@@ -23,30 +23,8 @@ from tqdm import tqdm
 
 from undense.errors import UndenseError
 from undense.files import whole
+from undense.train.settings import DistillSettings
 from undense.train.tokens import BlockDataset
-
-
-@dataclass(frozen=True, kw_only=True)
-class DistillSettings:
-    """How long and how fast. `divergence`: a loss this many times its best reverts the site.
-    `save_every`: steps between snapshots, in memory and, given a folder, on disk."""
-
-    steps: int = 200
-    batch: int = 8
-    learning_rate: float = 2e-3
-    warmup: float = 0.05
-    clip: float = 1.0
-    divergence: float = 4.0
-    save_every: int = 50
-    seed: int = 0
-    bf16: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch", "save_every"):
-            if getattr(self, name) < 1:
-                raise UndenseError(f"distill: {name}={getattr(self, name)} must be at least 1")
-        if not self.learning_rate > 0:
-            raise UndenseError(f"distill: learning_rate={self.learning_rate} must be above 0")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import math
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
@@ -27,41 +27,8 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from undense.contract import FFNComponent
 from undense.errors import UndenseError
+from undense.train.settings import FinetuneSettings
 from undense.train.tokens import BlockDataset
-
-Trained = Literal["all", "ffn"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneSettings:
-    """`train`: every weight, or the replaced FFNs alone. `teacher_weight`: share of the loss that
-    is the divergence from the teacher's logits (0 without a teacher). `divergence`: a loss this
-    many times the best one goes back to the last good weights at half the step size.
-    `save_every`: steps between checkpoints on disk, from which a later call continues; 0 is none.
-    """
-
-    steps: int = 100
-    batch: int = 8
-    learning_rate: float = 5e-4
-    warmup: float = 0.05
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    train: Trained = "all"
-    teacher_weight: float = 0.0
-    divergence: float = 2.0
-    log_every: int = 10
-    save_every: int = 25
-    seed: int = 0
-    bf16: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch", "log_every"):
-            if getattr(self, name) < 1:
-                raise UndenseError(f"finetune: {name}={getattr(self, name)} must be at least 1")
-        if not 0 <= self.teacher_weight <= 1:
-            raise UndenseError(
-                f"finetune: teacher_weight={self.teacher_weight} must be between 0 and 1"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""Data, tokens, n-grams; pretraining and fine-tuning by the Trainer; layer-wise distillation."""
