@@ -35,6 +35,12 @@ def test_ticks_carry_no_zeros() -> None:
     ]
 
 
+def test_times_change_their_unit() -> None:
+    assert numbers.duration(0.8712) == f"0.871{THIN}ms"
+    assert numbers.duration(706.4) == f"706{THIN}ms"
+    assert numbers.duration(2310.0) == f"2.31{THIN}s"
+
+
 def test_signs_are_real_and_nothing_is_negative_zero() -> None:
     assert numbers.signed(-0.0123) == "−0.012"
     assert numbers.signed(0.0123) == "+0.012"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fixture import dump, edit, seed_values, write_run
@@ -69,7 +71,7 @@ def test_the_live_seed_is_held_against_the_committed_ones(
     [
         (2.440, "ultra-25 ahead on one seed"),
         (2.450, "narrow-25 ahead on one seed"),
-        (2.446, "Level on one seed"),
+        (2.446, "ultra-25 and narrow-25 level on one seed"),
     ],
 )
 def test_one_seed_settles_nothing(tmp_path: Path, loss: float, headline: str) -> None:
@@ -79,10 +81,46 @@ def test_one_seed_settles_nothing(tmp_path: Path, loss: float, headline: str) ->
     assert "One seed cannot tell a win from luck" in words(won)
 
 
-def test_unequal_flops_are_pointed_out(run_folder: Path) -> None:
+def test_unequal_flops_are_no_contest(run_folder: Path) -> None:
     edit(run_folder / "arms/narrow-25/metrics.json", lambda arm: arm.update(ffn_share=0.4))
     _, found = read(run_folder)
-    assert "their FLOPs are not equal: 25.0\u202f% and 40.0\u202f%" in words(found["Who won"])
+    won = found["Who won"]
+    assert (won.headline, won.tone) == ("No contest", "even")
+    assert "costs 25.0\u202f%" in words(won)
+    assert "narrow-25 40.0\u202f%" in words(won)
+
+
+def test_the_rival_is_met_where_its_flops_are_equal(run_folder: Path) -> None:
+    """The main arm at 75 %, its sister at 25 %: the narrow one at 25 % meets the sister."""
+    edit(run_folder / "run.json", rename)
+    for old, new, share in (("ultra-25", "ultra-75", 0.75), ("ultra-all-25", "ultra-25", 0.25)):
+        (run_folder / "arms" / old).rename(run_folder / "arms" / new)
+        edit(run_folder / f"arms/{new}/metrics.json", lambda arm, s=share: arm.update(ffn_share=s))
+    (run_folder / "seeds.json").unlink()
+    _, found = read(run_folder)
+    won = found["Who won"]
+    assert won.headline == "ultra-25 ahead on one seed"
+    assert "0.007 nats below narrow-25" in words(won)
+    assert "ultra-75" not in words(won)
+
+
+def rename(run: dict[str, Any]) -> None:
+    run.update(arms=["dense", "ultra-75", "ultra-25", "narrow-25", "none"], main="ultra-75")
+
+
+def test_every_share_has_its_own_contest(run_folder: Path) -> None:
+    (run_folder / "seeds.json").unlink()
+    for name in ("ultra", "narrow"):
+        shutil.copytree(run_folder / f"arms/{name}-25", run_folder / f"arms/{name}-50")
+        edit(
+            run_folder / f"arms/{name}-50/metrics.json",
+            lambda arm, n=name: arm.update(ffn_share=0.5, loss=2.41 if n == "ultra" else 2.40),
+        )
+    edit(run_folder / "run.json", lambda run: run["arms"].extend(["ultra-50", "narrow-50"]))
+    _, found = read(run_folder)
+    won = found["Who won"]
+    assert won.headline == "ultra-25 ahead on one seed; narrow-50 ahead on one seed"
+    assert words(won).count("One seed cannot tell a win from luck") == 1
 
 
 def test_without_a_rival_nobody_wins(run_folder: Path) -> None:

@@ -35,6 +35,13 @@ def short(value: float) -> str:
     return f"{value:.0f}".replace("-", MINUS)
 
 
+def duration(milliseconds: float) -> str:
+    """0.87 ms, 706 ms, 2.31 s."""
+    if milliseconds < 999.5:
+        return f"{milliseconds:.3g}{THIN}ms"
+    return f"{milliseconds / 1000:.3g}{THIN}s"
+
+
 def signed(value: float, digits: int = 3) -> str:
     """+0.021, −0.004, ±0.000 where nothing is left after rounding."""
     text = f"{value:+.{digits}f}"

@@ -17,13 +17,13 @@ ROW = 0.23  # inches for a row of a horizontal plot
 
 def loss_against_flops(run: Run) -> str:
     """Held-out loss over the FLOPs of one FFN: all arms, and again without the floor."""
-    figure, (everything, close) = canvas(3.9, 2)
+    panels = [(list(run.arms.values()), "all arms")]
+    if run.floor is not None:
+        near = [arm for name, arm in run.arms.items() if name != run.floor]
+        panels.append((near, "the same without the no-FFN arm"))
+    figure, columns = canvas(3.9, len(panels))
     drawn = looks(run)
-    near = [arm for name, arm in run.arms.items() if name != run.floor]
-    for axes, arms, title in (
-        (everything, list(run.arms.values()), "all arms"),
-        (close, near, "the same without the no-FFN arm" if run.floor else "the same"),
-    ):
+    for axes, (arms, title) in zip(columns, panels, strict=True):
         losses = [arm.loss for arm in arms]
         room = max((max(losses) - min(losses)) * 0.22, 0.004)
         axes.set(xlim=(-4, 134), ylim=(min(losses) - room, max(losses) + room), title=title)
@@ -43,7 +43,7 @@ def loss_against_flops(run: Run) -> str:
             axes.text(
                 x + 4.8, place, arm.name, color=look.color, va="center", weight="bold", bbox=box
             )
-    everything.set_ylabel("held-out loss (nats a token)")
+    columns[0].set_ylabel("held-out loss (nats a token)")
     return svg(figure, "loss", "Held-out loss of every arm over the FLOPs of its FFN")
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from undense.report.numbers import change, exact, percent, short, signed
-from undense.report.run import Arm, Node, Run, Spread
+from undense.report.numbers import change, duration, exact, percent, short, signed
+from undense.report.run import Arm, Node, Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,19 +68,16 @@ def _against(value: float, dense: float, reference: bool) -> Cell:
 
 def _time(run: Run, arm: Arm, tokens: int, reference: bool) -> Cell:
     spread = arm.times[tokens]
-    title = f"median {spread.center:.3g} ms, quartiles {spread.low:.3g} to {spread.high:.3g} ms"
+    low, high = (duration(spread.low), duration(spread.high))
+    title = f"median {duration(spread.center)}, quartiles {low} to {high}"
     if reference:
-        return Cell(value=f"{spread.center:.3g} ms", note=_range(spread), title=title)
+        return Cell(value=duration(spread.center), note=f"{low} … {high}", title=title)
     ratio = run.time_ratio(arm, tokens)
     return Cell(
         value=change(ratio.center),
         note=f"{signed(100 * (ratio.low - 1), 0)} … {change(ratio.high)}",
         title=title,
     )
-
-
-def _range(spread: Spread) -> str:
-    return f"{spread.low:.3g} … {spread.high:.3g}"
 
 
 def cost_parts(node: Node) -> list[Part]:

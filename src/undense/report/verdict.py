@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
-from undense.report.numbers import (
-    change,
-    counted,
-    exact,
-    interval,
-    listed,
-    percent,
-    signed,
-    times,
-)
-from undense.report.run import Arm, Losses, Run, Spread
-
-Tone = Literal["good", "bad", "even"]
-EQUAL_FLOPS = 0.02  # two arms within this share of the dense FFN count as equally expensive
+from undense.report.contest import LUCK, Tone, budget, contest, pairs, speed
+from undense.report.numbers import change, counted, exact, interval, listed, percent, signed
+from undense.report.run import Arm, Run, Spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,104 +111,37 @@ def lost(run: Run, subject: Arm) -> Verdict:
 
 
 def won(run: Run, subject: Arm) -> Verdict:
-    """The subject against the rival; over seeds where there are some, else on this one."""
+    """The subject's kind against the rival's, wherever both have an arm of equal FLOPs."""
+    label = "Who won"
     if run.rival is None or run.rival == subject.name:
+        words = "This run has no narrow dense FFN of equal FLOPs, so nobody can win it."
+        return Verdict(label=label, headline="No rival", tone="even", sentences=(words,))
+    matched = pairs(run, subject)
+    if not matched:
         return Verdict(
-            label="Who won",
-            headline="No rival",
-            tone="even",
-            sentences=("This run has no narrow dense FFN of equal FLOPs, so nobody can win it.",),
+            label=label, headline="No contest", tone="even", sentences=(_unequal(run, subject),)
         )
+    outcomes = [contest(run, *pair) for pair in matched]
+    sentences: list[str] = []
+    for (one, other), outcome in zip(matched, outcomes, strict=True):
+        sentences += [*outcome.sentences, budget(one, other)]
+    if not all(outcome.settled for outcome in outcomes):
+        sentences.append(LUCK)
+    sentences += [speed(run, *pair) for pair in matched]
+    tones: set[Tone] = {outcome.tone for outcome in outcomes}
+    return Verdict(
+        label=label,
+        headline="; ".join(outcome.headline for outcome in outcomes),
+        tone=outcomes[0].tone if len(tones) == 1 else "even",
+        sentences=tuple(sentences),
+    )
+
+
+def _unequal(run: Run, subject: Arm) -> str:
+    assert run.rival is not None
     rival = run.arms[run.rival]
-    paired = run.seeds.difference(subject.name, rival.name) if run.seeds else None
-    judge: Callable[[], Verdict] = (
-        (lambda: _one_seed(run, subject, rival))
-        if paired is None
-        else (lambda: _many_seeds(subject, rival, paired))
+    return (
+        f"{subject.name} costs {percent(subject.ffn_share, 1)} of the dense FFN's FLOPs and"
+        f" {rival.name} {percent(rival.ffn_share, 1)}, so neither loss ({subject.loss:.3f} and"
+        f" {rival.loss:.3f}) is a win over the other; run both at one share."
     )
-    verdict = judge()
-    return Verdict(
-        label=verdict.label,
-        headline=verdict.headline,
-        tone=verdict.tone,
-        sentences=(*verdict.sentences, _budget(subject, rival), _speed(run, subject, rival)),
-    )
-
-
-def _many_seeds(subject: Arm, rival: Arm, paired: Losses) -> Verdict:
-    mean = paired.mean
-    seeds = counted(len(paired.values), "paired seed")
-    if not mean.clears(0):
-        headline, tone = (f"A draw with {rival.name}", "even")
-        words = f"{subject.name} and {rival.name} are within the seed spread of each other"
-    elif mean.center < 0:
-        headline, tone = (f"{subject.name} wins", "good")
-        words = f"{subject.name} has a lower loss than {rival.name}"
-    else:
-        headline, tone = (f"{rival.name} wins", "bad")
-        words = f"{subject.name} has a higher loss than {rival.name}"
-    live = subject.loss - rival.loss
-    return Verdict(
-        label="Who won",
-        headline=headline,
-        tone=tone,
-        sentences=(
-            f"{words}: {signed(mean.center)} nats, 95 % interval {interval(mean, sign=True)} over"
-            f" {seeds}.",
-            f"This run, one seed, says {signed(live)}: {_agreement(live, paired)}.",
-        ),
-    )
-
-
-def _agreement(live: float, paired: Losses) -> str:
-    low, high = (min(paired.values), max(paired.values))
-    if low <= live <= high:
-        return "inside the range of those seeds"
-    if live * paired.mean.center < 0:
-        return "the other way round, and outside the range of those seeds"
-    return "the same way, but outside the range of those seeds"
-
-
-def _one_seed(run: Run, subject: Arm, rival: Arm) -> Verdict:
-    delta = subject.loss - rival.loss
-    if signed(delta) == signed(0.0):
-        headline, words = ("Level on one seed", f"level with {rival.name} to three digits")
-    elif delta < 0:
-        headline = f"{subject.name} ahead on one seed"
-        words = f"{-delta:.3f} nats below {rival.name}"
-    else:
-        headline = f"{rival.name} ahead on one seed"
-        words = f"{delta:.3f} nats above {rival.name}"
-    return Verdict(
-        label="Who won",
-        headline=headline,
-        tone="even",
-        sentences=(
-            f"On the seed {run.seed} of this run {subject.name} is {words}.",
-            "One seed cannot tell a win from luck; this run has no spread over seeds beside it.",
-        ),
-    )
-
-
-def _budget(subject: Arm, rival: Arm) -> str:
-    shares = f"{percent(subject.ffn_share, 1)} and {percent(rival.ffn_share, 1)}"
-    if abs(subject.ffn_share - rival.ffn_share) <= EQUAL_FLOPS:
-        return f"FLOPs are equal: {shares} of the dense FFN."
-    return f"Mind that their FLOPs are not equal: {shares} of the dense FFN."
-
-
-def _speed(run: Run, subject: Arm, rival: Arm) -> str:
-    """How long the subject takes where the rival takes 1, and whether the quartiles keep apart."""
-    ratios = {n: subject.times[n].over(rival.times[n]) for n in run.tokens}
-    figures = ", ".join(f"{times(r.center)} at {exact(n)}" for n, r in ratios.items())
-    slower = sum(ratio.low > 1 for ratio in ratios.values())
-    faster = sum(ratio.high < 1 for ratio in ratios.values())
-    if slower and not faster:
-        words = f"{rival.name} is the faster one"
-    elif faster and not slower:
-        words = f"{subject.name} is the faster one"
-    elif faster:
-        words = "each is the faster one somewhere"
-    else:
-        words = "no difference beyond the spread"
-    return f"In time against {rival.name}: {figures} tokens; {words}."
