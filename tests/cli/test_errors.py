@@ -27,8 +27,8 @@ def wrapped() -> UndenseError:
         (FULL, "the disk is full ([Errno 28] No space left on device"),
         (wrapped(), "the disk is full (cannot write out"),
         (
-            PermissionError(errno.EACCES, "Permission denied", "/root/x"),
-            "/root/x: Permission denied",
+            PermissionError(errno.EACCES, "Permission denied", "/srv/x"),
+            "/srv/x: Permission denied",
         ),
         (OSError("gpt9 is no model\n\nIf this is a private repository"), "gpt9 is no model"),
         (SafetensorError("header too large"), "truncated or damaged (header too large)"),
