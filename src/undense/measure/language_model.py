@@ -19,7 +19,7 @@ def empty_model(config: PreTrainedConfig) -> nn.Module:
     # do not have.
     config.pad_token_id = None
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+        return AutoModelForCausalLM.from_config(config).eval()  # as it is used: no dropout
 
 
 def count_forward(model: nn.Module, tokens: int, *, strict: bool = False) -> Count:
