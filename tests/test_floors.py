@@ -10,9 +10,9 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "src" / "undense"
 FLOORS = [
     {"errors", "files", "cost"},
-    {"ops", "contract"},
-    {"ffn", "measure", "train"},
-    {"convert"},
+    {"ops", "contract", "mixing"},
+    {"ffn", "mixers", "measure", "train"},
+    {"convert", "models"},
     {"report"},
     {"pipeline"},
     {"cli"},
@@ -47,11 +47,12 @@ def test_imports_point_downwards(path: Path) -> None:
             assert FLOOR[other] <= FLOOR[own], f"{path.name} imports {name} from a higher floor"
 
 
-def test_ffn_components_do_not_import_one_another() -> None:
+@pytest.mark.parametrize("folder", ["ffn", "mixers"])
+def test_components_do_not_import_one_another(folder: str) -> None:
     composers = {"__init__.py", "presets.py"}
-    for path in (PACKAGE / "ffn").glob("*.py"):
+    for path in (PACKAGE / folder).glob("*.py"):
         if path.name not in composers:
-            siblings = {name for name in imported(path) if name.startswith("undense.ffn")}
+            siblings = {name for name in imported(path) if name.startswith(f"undense.{folder}")}
             assert not siblings, f"{path.name} imports {siblings}"
 
 

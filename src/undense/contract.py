@@ -154,6 +154,14 @@ class FFNComponent(nn.Module, ABC):
         a knob raises an `UndenseError` that says so.
         """
 
+    @classmethod
+    def fitted(cls, shape: DenseShape) -> Config:
+        """The defaults for a host of this shape: its activation and biases where there are such
+        fields. A component that needs more of the host overrides this."""
+        known = {field.name for field in dataclasses.fields(cls.Config)}
+        host: dict[str, Any] = {"activation": shape.activation, "bias": shape.bias}
+        return cls.Config(**{name: value for name, value in host.items() if name in known})
+
     def check(self, x: Tensor) -> None:
         """Refuse an input of another width; the message names both."""
         if x.shape[-1] != self.dim:

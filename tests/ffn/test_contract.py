@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import undense.ffn  # registers the components
+import undense.ffn  # noqa: F401  (registers the components)
 from undense.contract import (
     Config,
     DenseFFN,
@@ -33,27 +35,14 @@ MULTIPLIERS = [name for name in NAMES if name != "none"]
 
 
 def variants() -> list[Config]:
-    """Every component at its defaults, and the branches that the defaults do not take."""
-    ultra = undense.ffn.UltraEfficientSparseFFN.Config
-    factor = undense.ffn.TensorFactor.Config
-    spectral = undense.ffn.SparseSpectral.Config
-    return [
-        *(config_from_dict({"component": name}) for name in NAMES),
-        undense.ffn.Dense.Config(hidden=37, activation="relu2", bias=False),
-        undense.ffn.GatedDense.Config(hidden=31, activation="gelu", bias=True),
-        factor(blocks=3, hidden=96, gated=True, activation="silu"),
-        factor(factor="monarch", blocks=2, hidden=96, bias=False, activation="relu"),
-        factor(factor="monarch", blocks=4, gated=True),
-        spectral(k_freq=5, basis="cosine"),
-        spectral(k_freq=5, basis="eigen"),
-        undense.ffn.SparsePolynomial.Config(poly_degree=1),
-        undense.ffn.SparsePolynomial.Config(poly_degree=5, poly_keep_ratio=0.1),
-        undense.ffn.SparseMicroRefine.Config(micro_steps=1, micro_keep_ratio=1.0),
-        undense.ffn.Projection.Config(blocks=4, bias=False),
-        ultra(spectral=None, micro=None, norm_in=False),
-        ultra(polynomial=None, projection=None, norm_out=False),
-        ultra(spectral=None, polynomial=None, micro=None, norm_in=False, norm_out=False),
-    ]
+    """Every component at its defaults, and the `VARIANTS` that its own test file declares: the
+    branches that the defaults do not take."""
+    found = [config_from_dict({"component": name}) for name in NAMES]
+    here = Path(__file__).parent
+    for name in NAMES:
+        if (here / f"test_{name}.py").exists():
+            found += getattr(importlib.import_module(f"test_{name}"), "VARIANTS", [])
+    return found
 
 
 def label(config: Config) -> str:

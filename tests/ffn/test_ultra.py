@@ -17,6 +17,12 @@ from undense.ffn import (
 
 Config = UltraEfficientSparseFFN.Config
 
+VARIANTS = [
+    Config(spectral=None, micro=None, norm_in=False),
+    Config(polynomial=None, projection=None, norm_out=False),
+    Config(spectral=None, polynomial=None, micro=None, norm_in=False, norm_out=False),
+]
+
 
 def test_the_short_form_has_four_stages_and_both_norms() -> None:
     ffn = UltraEfficientSparseFFN(d=96)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from undense import contract, cost
-from undense.contract import DenseFFN, FFNComponent, Statistics, register
+from undense.contract import DenseFFN, DenseShape, FFNComponent, Statistics, register
 from undense.cost import Cost
 from undense.errors import UndenseError
 from undense.ops import neurons
@@ -93,6 +93,12 @@ class GatedDense(FFNComponent):
         else:
             features = activate(self.gate(rows), self.activation) * self.up(rows)
             self.down.refit_(features, targets)
+
+    @classmethod
+    def fitted(cls, shape: DenseShape) -> contract.Config:
+        """On a plain host with biases, which the start of the up branch needs."""
+        bias = shape.bias or not shape.gated
+        return cls.Config(activation=shape.activation, bias=bias)
 
     @classmethod
     def sized(cls, config: contract.Config, dim: int, size: int) -> contract.Config:

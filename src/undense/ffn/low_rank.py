@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from undense import contract, cost
-from undense.contract import DenseFFN, FFNComponent, Statistics, register
+from undense.contract import DenseFFN, DenseShape, FFNComponent, Statistics, register
 from undense.cost import Cost
 from undense.errors import UndenseError
 from undense.ops.activation import activate, canonical
@@ -78,6 +78,11 @@ class LowRank(FFNComponent):
         gram = features.T @ features / len(rows)
         self.down.approximate_(dense.down, dense.down_bias, gram)
         self.down.refit_(features, targets)
+
+    @classmethod
+    def fitted(cls, shape: DenseShape) -> contract.Config:
+        """With as many neurons as the host."""
+        return cls.Config(hidden=shape.hidden, activation=shape.activation, bias=shape.bias)
 
     @classmethod
     def sized(cls, config: contract.Config, dim: int, size: int) -> contract.Config:

@@ -19,7 +19,6 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -99,22 +98,8 @@ PRESETS: dict[str, Callable[[DenseShape], Config]] = {
 
 
 def fitted(name: str, shape: DenseShape) -> Config:
-    """The defaults of a component, with the host's activation, biases and gating where it has them.
-
-    A gated component on a plain host gets biases, which its start needs.
-    """
-    cls = component_class(name).Config
-    known = {field.name for field in fields(cls)}
-    host: dict[str, Any] = {"activation": shape.activation, "bias": shape.bias}
-    if name == "gated_dense" and not shape.gated:
-        host["bias"] = True
-    if name == "low_rank":
-        host["hidden"] = shape.hidden
-    if name == "tensor_factor":
-        host["gated"] = shape.gated
-        if not shape.gated:
-            host["bias"] = True
-    return cls(**{key: value for key, value in host.items() if key in known})
+    """The defaults of the component `name` for a host of this shape."""
+    return component_class(name).fitted(shape)
 
 
 def at_share(config: Config, shape: DenseShape, percent: float) -> Config:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from undense import contract, cost
-from undense.contract import DenseFFN, FFNComponent, Statistics, register
+from undense.contract import DenseFFN, DenseShape, FFNComponent, Statistics, register
 from undense.cost import Cost
 from undense.errors import UndenseError
 from undense.ops import neurons
@@ -132,6 +132,13 @@ class TensorFactor(FFNComponent):
         if self.config.factor == "block" and self.config.blocks > 1:
             return shuffle(kept, self.config.blocks)
         return kept
+
+    @classmethod
+    def fitted(cls, shape: DenseShape) -> contract.Config:
+        """Gated where the host is; on a plain host with biases."""
+        return cls.Config(
+            activation=shape.activation, gated=shape.gated, bias=shape.bias or not shape.gated
+        )
 
     @classmethod
     def sized(cls, config: contract.Config, dim: int, size: int) -> contract.Config:
