@@ -8,11 +8,9 @@ commands, benchmark arms, report rows) goes through what is declared here.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,25 +18,7 @@ from torch import Tensor, nn
 from undense.cost import Cost
 from undense.errors import UndenseError
 from undense.ops.activation import activate
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """Base of every component's settings: plain values and nested configs, to JSON and back."""
-
-    component: ClassVar[str] = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, the component's registry name first."""
-        values: dict[str, Any] = {"component": self.component}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            values[field.name] = value.to_dict() if isinstance(value, Config) else value
-        return values
-
-    def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed, validated again."""
-        return dataclasses.replace(self, **changes)
+from undense.registry import Config, Part, Registry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,21 +97,11 @@ class Statistics:
         return dense(self.inputs) if self.targets is None else self.targets
 
 
-class FFNComponent(nn.Module, ABC):
+class FFNComponent(Part, ABC):
     """A token-local map (..., dim) -> (..., dim) that stands where a dense FFN stood.
 
     It returns the update only: the host block adds the residual.
     """
-
-    component: ClassVar[str] = ""
-    Config: ClassVar[type[Config]]
-
-    def __init__(self, dim: int, config: Config) -> None:
-        super().__init__()
-        if dim < 1:
-            raise UndenseError(f"{self.component}: dim={dim} must be at least 1")
-        self.dim = dim
-        self.config = config
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -171,70 +141,13 @@ class FFNComponent(nn.Module, ABC):
                 " (not the hidden width of the FFN)"
             )
 
-    def extra_repr(self) -> str:
-        fields = ", ".join(f"{k}={v}" for k, v in self.config.to_dict().items())
-        return f"dim={self.dim}, {fields}"
 
-
-_REGISTRY: dict[str, type[FFNComponent]] = {}
-ComponentClass = TypeVar("ComponentClass", bound=type[FFNComponent])
-
-
-def register(name: str) -> Callable[[ComponentClass], ComponentClass]:
-    """Class decorator: make a component known under `name`."""
-
-    def add(cls: ComponentClass) -> ComponentClass:
-        if name in _REGISTRY:
-            raise UndenseError(f"component {name!r} is registered twice: {_REGISTRY[name]}, {cls}")
-        cls.component = name
-        cls.Config.component = name
-        _REGISTRY[name] = cls
-        return cls
-
-    return add
-
-
-def components() -> dict[str, type[FFNComponent]]:
-    """Every registered component by name, in the order of registration."""
-    return dict(_REGISTRY)
-
-
-def component_class(name: str) -> type[FFNComponent]:
-    """The class registered under `name`; an `UndenseError` with near misses where there is none."""
-    if name in _REGISTRY:
-        return _REGISTRY[name]
-    near = difflib.get_close_matches(name, _REGISTRY, n=3)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    raise UndenseError(f"unknown component {name!r}{hint} Known: {', '.join(_REGISTRY)}")
-
-
-def config_from_dict(values: Mapping[str, Any]) -> Config:
-    """The inverse of `Config.to_dict`, refusing unknown keys by name."""
-    if "component" not in values:
-        raise UndenseError(f"an FFN config needs the key 'component'; got {sorted(values)}")
-    cls = component_class(values["component"]).Config
-    known = {field.name for field in dataclasses.fields(cls)}
-    given: dict[str, Any] = {}
-    for key, value in values.items():
-        if key == "component":
-            continue
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=2)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise UndenseError(
-                f"{values['component']}: unknown setting {key!r}{hint} Known: {sorted(known)}"
-            )
-        nested = isinstance(value, Mapping) and "component" in value
-        given[key] = config_from_dict(value) if nested else value
-    try:
-        return cls(**given)
-    except TypeError as error:
-        raise UndenseError(f"{values['component']}: {error}") from error
-
-
-def build(dim: int, config: Config) -> FFNComponent:
-    """A freshly initialised component of the width `dim`."""
-    return component_class(config.component)(dim, config)
+_REGISTRY: Registry[FFNComponent] = Registry("component", "an FFN config")
+register = _REGISTRY.register
+components = _REGISTRY.classes
+component_class = _REGISTRY.named
+config_from_dict = _REGISTRY.config
+build = _REGISTRY.build
 
 
 def from_dense(dense: DenseFFN, config: Config, statistics: Statistics) -> FFNComponent:
