@@ -18,6 +18,8 @@ class Options:
     """A JSON file such as recipes/tiny-gpt2.json."""
     output_dir: Path
     """The folder to write; one with checkpoints of the same recipe is continued."""
+    ffn: str | None = None
+    """Instead of the recipe's FFN: a component or preset, such as block_topk-25 or dense."""
     seed: int | None = None
     """Instead of the recipe's seed."""
     dry_run: bool = False
@@ -32,13 +34,16 @@ def run(options: Options) -> dict[str, Any]:
     recipe = PretrainRecipe.load(options.recipe)
     if options.seed is not None:
         recipe = replace(recipe, seed=options.seed)
+    if options.ffn is not None:
+        recipe = replace(recipe, ffn=options.ffn)
     place = {"output_dir": str(options.output_dir), "dry_run": options.dry_run}
     if options.dry_run:
         tokens = recipe.steps * recipe.batch * recipe.context
         return place | {"plan": {"training_tokens": tokens, **recipe.to_dict()}}
+    from undense.pipeline.pretraining import build_from
     from undense.train.pretrain import pretrain
 
-    return place | {"metrics": pretrain(recipe, options.output_dir)}
+    return place | {"metrics": pretrain(recipe, options.output_dir, build=build_from)}
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:

@@ -16,7 +16,10 @@ from undense.train.tokens import end_of_text
 
 
 def build_model(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """The model that a recipe describes, in float32, drawn from the global random state."""
+    """The host that a recipe describes, in float32, drawn from the global random state.
+
+    Its FFNs are the host's own: a recipe that names others is built in `pipeline/pretraining.py`.
+    """
     return _gpt2(recipe, tokenizer) if recipe.host == "gpt2" else _llama(recipe, tokenizer)
 
 

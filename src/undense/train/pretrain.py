@@ -2,15 +2,15 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, final
 
 import torch
 from safetensors.torch import load_model
-from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from transformers import (
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
@@ -26,6 +26,7 @@ from undense.errors import UndenseError
 from undense.files import write_json
 from undense.train.build import build_model
 from undense.train.corpus import Corpus, load_corpus
+from undense.train.groups import parameter_groups
 from undense.train.publish import publish
 from undense.train.recipe import PretrainRecipe
 from undense.train.tokens import BlockDataset, encode, train_tokenizer
@@ -35,10 +36,13 @@ def pretrain(
     recipe: PretrainRecipe,
     output_dir: str | Path,
     *,
+    build: Callable[[PretrainRecipe, PreTrainedTokenizerBase], PreTrainedModel] = build_model,
     resume: bool = True,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
     """Train `recipe` into the folder `output_dir`; returns what `metrics.json` holds.
+
+    `build` makes the untrained model of a recipe; the one given knows hosts, not replacements.
 
     A folder that already has checkpoints of the same recipe and corpus is continued from the
     last one: the weights are those of a run that was never interrupted. Raises `UndenseError`
@@ -63,12 +67,13 @@ def pretrain(
     heldout = BlockDataset(
         encode(corpus, "heldout", tokenizer), recipe.context, limit=recipe.eval_limit
     )
-    model = build_model(recipe, tokenizer)
-    trainer = _PretrainTrainer(
+    model = build(recipe, tokenizer)
+    trainer = Trainer(
         model=model,
         args=_arguments(recipe, folder),
         train_dataset=BlockDataset(train_tokens, recipe.context),
         eval_dataset=heldout,
+        optimizers=(_optimizer(model, recipe), None),
         callbacks=[
             TensorBoardCallback(SummaryWriter(log_dir=str(folder / "tensorboard"))),
             _StopWhenNotFinite(folder),
@@ -91,14 +96,6 @@ def pretrain(
         heldout=heldout,
         folder=folder,
     )
-
-
-@final
-class _PretrainTrainer(Trainer):
-    """Hugging Face's Trainer, with weight decay on matrices only, whatever they are called."""
-
-    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
 
 
 @final
@@ -138,6 +135,16 @@ def _tokenizer(recipe: PretrainRecipe, corpus: Corpus) -> PreTrainedTokenizerBas
     return train_tokenizer(texts, vocab_size=recipe.vocab_size, context=recipe.context)
 
 
+def _optimizer(model: PreTrainedModel, recipe: PretrainRecipe) -> torch.optim.Optimizer:
+    groups = parameter_groups(
+        model,
+        rate=recipe.learning_rate,
+        decay=recipe.weight_decay,
+        factor_rates=recipe.factor_rates,
+    )
+    return torch.optim.AdamW(groups, betas=(recipe.beta1, recipe.beta2), eps=1e-8, fused=True)
+
+
 def _arguments(recipe: PretrainRecipe, folder: Path) -> TrainingArguments:
     cpu = not torch.cuda.is_available()
     return TrainingArguments(
@@ -148,9 +155,6 @@ def _arguments(recipe: PretrainRecipe, folder: Path) -> TrainingArguments:
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=round(recipe.warmup * recipe.steps),
-        weight_decay=recipe.weight_decay,
-        adam_beta1=recipe.beta1,
-        adam_beta2=recipe.beta2,
         max_grad_norm=recipe.clip,
         bf16=recipe.dtype == "bf16",
         use_cpu=cpu,

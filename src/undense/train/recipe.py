@@ -17,6 +17,8 @@ _KINDS: dict[Any, tuple[type, ...]] = {
     float: (float, int),
     int | None: (int, NoneType),
     str | None: (str, NoneType),
+    str | dict[str, Any] | None: (str, dict, NoneType),
+    bool: (bool,),
     Host: (str,),
     Precision: (str,),
     Storage: (str,),
@@ -34,6 +36,7 @@ class PretrainRecipe:
     layers: int = 4
     heads: int = 6
     intermediate: int | None = None  # None: 4d (gpt2), 8d/3 rounded up to 16 (llama)
+    ffn: str | dict[str, Any] | None = None  # a spec as --ffn takes; None: the host's own dense
     context: int = 256  # tokens a block
     vocab_size: int = 2048  # of the byte-level BPE trained on the training split
     data: str | None = None  # text file or folder; None: the Python standard library
@@ -41,6 +44,7 @@ class PretrainRecipe:
     batch: int = 16  # blocks a step
     learning_rate: float = 1e-3  # the top of the cosine
     warmup: float = 0.05  # share of the steps
+    factor_rates: bool = False  # each factor's rate by its fan-in, see train/groups.py
     weight_decay: float = 0.1  # on matrices only
     beta1: float = 0.9
     beta2: float = 0.95

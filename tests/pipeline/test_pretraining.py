@@ -1,0 +1,71 @@
+"""Training from scratch with any FFN: built, interrupted, continued, loaded by stock code."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, TrainerCallback
+
+import undense.ffn
+from undense.convert.sites import find_components
+from undense.errors import UndenseError
+from undense.pipeline.pretraining import build_from
+from undense.train.pretrain import pretrain
+from undense.train.recipe import PretrainRecipe
+
+
+class KilledAt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> PretrainRecipe:
+    folder = tmp_path_factory.mktemp("text")
+    for number in range(30):
+        (folder / f"{number}.txt").write_text(f"def f{number}(x):\n    return x\n" * 40)
+    return PretrainRecipe(
+        hidden_size=32, layers=2, heads=2, context=16, vocab_size=280, data=str(folder), steps=6,
+        batch=4, save_every=3, eval_every=6, log_every=1, eval_limit=8, factor_rates=True,
+        ffn={"component": "tensor_factor", "factor": "monarch", "blocks": 2, "hidden": 64},
+    )  # fmt: skip
+
+
+def test_interrupted_equals_uninterrupted_and_loads(recipe: PretrainRecipe, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    metrics = pretrain(recipe, whole, build=build_from)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(recipe, cut, build=build_from, callbacks=[KilledAt(4)])
+    assert pretrain(recipe, cut, build=build_from)["loss"] == metrics["loss"]
+    one, other = (load_file(folder / "model.safetensors") for folder in (whole, cut))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    loaded = AutoModelForCausalLM.from_pretrained(whole)
+    found = list(find_components(loaded).values())
+    assert [type(c) for c in found] == [undense.ffn.TensorFactor] * 2
+
+
+@pytest.mark.parametrize("host", ["gpt2", "llama"])
+def test_a_share_refers_to_the_hosts_own_ffn(recipe: PretrainRecipe, host: Any) -> None:
+    from undense.train.tokens import train_tokenizer
+
+    tokenizer = train_tokenizer(["def f(x): return x"] * 50, vocab_size=280, context=16)
+    narrow = dataclasses.replace(recipe, host=host, ffn="narrow-50")
+    model = build_from(narrow, tokenizer)
+    dense = build_from(dataclasses.replace(recipe, host=host, ffn=None), tokenizer)
+    assert len(find_components(model)) == 2
+    assert model.num_parameters() < dense.num_parameters()
+
+
+def test_an_unknown_ffn_is_refused_before_training(recipe: PretrainRecipe, tmp_path: Path) -> None:
+    with pytest.raises(UndenseError, match=r"unknown FFN 'tensor_facto'.*tensor_factor"):
+        pretrain(dataclasses.replace(recipe, ffn="tensor_facto"), tmp_path / "x", build=build_from)
