@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     )
     from undense.ffn.presets import resolve
     from undense.measure.flops import count_flops, flop_counter
+    from undense.models.config import SpectralConfig
+    from undense.models.spectral import SpectralForCausalLM, SpectralModel
 
 __version__ = "0.1.0"
 
@@ -38,6 +40,9 @@ _HOMES: dict[str, str] = {
     "SparseMicroRefine": "undense.ffn",
     "SparsePolynomial": "undense.ffn",
     "SparseSpectral": "undense.ffn",
+    "SpectralConfig": "undense.models.config",
+    "SpectralForCausalLM": "undense.models.spectral",
+    "SpectralModel": "undense.models.spectral",
     "Statistics": "undense.contract",
     "UltraEfficientSparseFFN": "undense.ffn",
     "UndenseError": "undense.errors",
@@ -61,6 +66,9 @@ __all__ = [
     "SparseMicroRefine",
     "SparsePolynomial",
     "SparseSpectral",
+    "SpectralConfig",
+    "SpectralForCausalLM",
+    "SpectralModel",
     "Statistics",
     "UltraEfficientSparseFFN",
     "UndenseError",

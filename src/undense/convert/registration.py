@@ -1,4 +1,4 @@
-"""Making transformers know converted models, without importing it before the user does.
+"""Making transformers know our models, without importing it before the user does.
 
 Importing transformers' modelling code takes seconds, which a command's `--help` must not pay. So
 this waits: as soon as somebody imports the file of transformers that a step concerns, the step
@@ -16,15 +16,25 @@ from typing import final
 
 
 def _configs() -> None:
+    from transformers import AutoConfig
+
     from undense.convert import configs
+    from undense.models.config import SpectralConfig
 
     configs.register()
+    AutoConfig.register(SpectralConfig.model_type, SpectralConfig, exist_ok=True)
 
 
 def _models() -> None:
+    from transformers import AutoModel, AutoModelForCausalLM
+
     from undense.convert import classes
+    from undense.models.config import SpectralConfig
+    from undense.models.spectral import SpectralForCausalLM, SpectralModel
 
     classes.register()
+    AutoModel.register(SpectralConfig, SpectralModel, exist_ok=True)
+    AutoModelForCausalLM.register(SpectralConfig, SpectralForCausalLM, exist_ok=True)
 
 
 def _guard() -> None:
@@ -83,7 +93,7 @@ class _AfterImport(importlib.abc.MetaPathFinder):
 
 
 def register() -> None:
-    """Register converted models with transformers, now or when it is imported. Idempotent."""
+    """Register our models with transformers, now or when it is imported. Idempotent."""
     if any(isinstance(finder, _AfterImport) for finder in sys.meta_path):
         return
     finder = _AfterImport()

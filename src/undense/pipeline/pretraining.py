@@ -1,17 +1,43 @@
-"""From a pretraining recipe to the untrained model that it describes, FFNs included."""
+"""From a pretraining recipe to the untrained model that it describes, mixers and FFNs included."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from undense.convert.fresh import fresh_
+from undense.models.config import SpectralConfig
+from undense.models.spectral import SpectralForCausalLM
 from undense.train.build import build_model
 from undense.train.recipe import PretrainRecipe
+from undense.train.tokens import end_of_text
 
 
 def build_from(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """The host of the recipe with the FFNs of the recipe, untrained, in float32."""
+    """The host of the recipe with the mixers and FFNs of the recipe, untrained, in float32."""
+    if recipe.host == "spectral":
+        return _spectral(recipe, tokenizer)
     model = build_model(recipe, tokenizer)
     if recipe.ffn is not None:
         fresh_(model, recipe.ffn)
     return model
+
+
+def _spectral(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase) -> SpectralForCausalLM:
+    given: dict[str, Any] = {} if recipe.mixer is None else {"mixer": recipe.mixer}
+    config = SpectralConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.hidden_size,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        intermediate_size=recipe.intermediate,
+        ffn=recipe.ffn,
+        attention_every=recipe.attention_every,
+        max_position_embeddings=recipe.context,
+        bos_token_id=end_of_text(tokenizer),
+        eos_token_id=end_of_text(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        **given,
+    )
+    return SpectralForCausalLM(config)

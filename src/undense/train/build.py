@@ -11,6 +11,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from undense.errors import UndenseError
 from undense.train.recipe import PretrainRecipe
 from undense.train.tokens import end_of_text
 
@@ -20,6 +21,11 @@ def build_model(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase) -> P
 
     Its FFNs are the host's own: a recipe that names others is built in `pipeline/pretraining.py`.
     """
+    if recipe.host == "spectral":
+        raise UndenseError(
+            "recipe: host='spectral' is built by undense.pipeline.pretraining.build_from;"
+            " pass it as build="
+        )
     return _gpt2(recipe, tokenizer) if recipe.host == "gpt2" else _llama(recipe, tokenizer)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from undense.errors import UndenseError
 
-Host = Literal["gpt2", "llama"]
+Host = Literal["gpt2", "llama", "spectral"]
 Precision = Literal["fp32", "bf16"]
 Storage = Literal["fp32", "fp16"]
 
@@ -44,6 +44,8 @@ class PretrainRecipe:
     batch: int = 16  # blocks a step
     learning_rate: float = 1e-3  # the top of the cosine
     warmup: float = 0.05  # share of the steps
+    mixer: str | dict[str, Any] | None = None  # spectral: a name or config; None: its default
+    attention_every: int | None = None  # spectral: every n-th layer is windowed attention
     factor_rates: bool = False  # each factor's rate by its fan-in, see train/groups.py
     weight_decay: float = 0.1  # on matrices only
     beta1: float = 0.9
@@ -72,6 +74,10 @@ class PretrainRecipe:
         for name in _COUNTS:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UndenseError(f"recipe: {name}={value}; it must be at least 1")
+        if self.host != "spectral" and (self.mixer or self.attention_every):
+            raise UndenseError(
+                f"recipe: mixer and attention_every need host='spectral', not {self.host!r}"
+            )
         if self.context < 2:
             raise UndenseError(f"recipe: context={self.context}; it must be at least 2")
         if self.hidden_size % self.heads:

@@ -1,0 +1,1 @@
+"""Whole models built from mixers and FFN components, as Hugging Face classes."""
