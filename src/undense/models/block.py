@@ -30,6 +30,6 @@ class SpectralBlock(GradientCheckpointingLayer):
     def forward(
         self, x: Tensor, state: State | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, State]:
-        mixed, state = self.mixer(self.mixer_norm(x), state, mask)
+        mixed, after = self.mixer(self.mixer_norm(x), state, mask)
         x = x + self.dropout(mixed)
-        return x + self.dropout(self.ffn(self.ffn_norm(x))), state
+        return x + self.dropout(self.ffn(self.ffn_norm(x))), after

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from undense.convert.fresh import fresh_
 from undense.models.config import SpectralConfig
 from undense.models.spectral import SpectralForCausalLM
-from undense.train.build import build_model
+from undense.train.build import build_model, padding
 from undense.train.recipe import PretrainRecipe
 from undense.train.tokens import end_of_text
 
@@ -37,7 +37,7 @@ def _spectral(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase) -> Spe
         max_position_embeddings=recipe.context,
         bos_token_id=end_of_text(tokenizer),
         eos_token_id=end_of_text(tokenizer),
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=padding(tokenizer),
         **given,
     )
     return SpectralForCausalLM(config)

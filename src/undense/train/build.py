@@ -45,7 +45,7 @@ def _gpt2(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase) -> GPT2LMH
         attn_pdrop=0.0,
         bos_token_id=end_of_text(tokenizer),
         eos_token_id=end_of_text(tokenizer),
-        pad_token_id=_padding(tokenizer),
+        pad_token_id=padding(tokenizer),
     )
     model = GPT2LMHeadModel(config)
     # transformers takes the loss's type from the class name, which this class does not carry; the
@@ -68,12 +68,13 @@ def _llama(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase) -> LlamaF
         tie_word_embeddings=True,
         bos_token_id=end_of_text(tokenizer),
         eos_token_id=end_of_text(tokenizer),
-        pad_token_id=_padding(tokenizer),
+        pad_token_id=padding(tokenizer),
     )
     return LlamaForCausalLM(config)
 
 
-def _padding(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    padding = tokenizer.pad_token_id
-    assert padding is None or isinstance(padding, int)
-    return padding
+def padding(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The padding token's id, None where the tokenizer has none."""
+    found = tokenizer.pad_token_id
+    assert found is None or isinstance(found, int)
+    return found
