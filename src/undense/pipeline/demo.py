@@ -30,6 +30,7 @@ from undense.pipeline.load import (
     model_title,
 )
 from undense.pipeline.settings import DemoSettings
+from undense.report.contest import EQUAL_FLOPS
 from undense.report.page import write_report
 from undense.train.tiny import TINY_FOLDER
 from undense.train.tokens import batches_hash
@@ -112,8 +113,7 @@ def _assemble(
     sites = find_sites(model)
     shape = sites[0].shape
     names = settings.arm_names
-    main = next((arm for arm in names if arm.startswith("ultra")), None)
-    rival = next((arm for arm in names if arm.startswith("narrow")), None)
+    main, rival = contestants({arm: figures["ffn_share"] for arm, figures in arms.items()})
     run = {
         "format": 1,
         "kind": "demo",
@@ -161,6 +161,21 @@ def _assemble(
     if spread.is_file() and replace(settings, seed=0) == DemoSettings():
         # The committed five seeds of this very comparison stand beside the one that just ran.
         write_json(folder / "seeds.json", json.loads(spread.read_text(encoding="utf-8")))
+
+
+def contestants(shares: Mapping[str, float]) -> tuple[str | None, str | None]:
+    """The composition that the run is about, and the narrow dense FFN of equal FLOPs beside it.
+
+    `shares`: FLOPs over those of the dense FFN, by arm. The first pair of equal FLOPs; without one,
+    the first composition and nobody.
+    """
+    ultras = [arm for arm in shares if arm.startswith("ultra")]
+    narrows = [arm for arm in shares if arm.startswith("narrow")]
+    for one in ultras:
+        for other in narrows:
+            if abs(shares[one] - shares[other]) <= EQUAL_FLOPS:
+                return one, other
+    return (ultras[0] if ultras else None), None
 
 
 def gap_recovered(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, float] | None:

@@ -16,11 +16,13 @@ def ceiling(run: Run) -> tuple[str, ...]:
         )
         reached = []
         if run.floor is not None and run.floor in found.measured:
-            reached.append(f"{run.floor} really runs {times(found.measured[run.floor])}")
-        if run.subject is not None and run.subject.name in found.measured:
-            name = run.subject.name
-            reached.append(f"{name} {times(found.measured[name])}")
-        lines.append(f"{line} {', '.join(reached)}." if reached else line)
+            reached.append(f"{run.floor} {times(found.measured[run.floor])}")
+        reached += [
+            f"{arm.name} {times(found.measured[arm.name])}"
+            for arm in run.subjects
+            if arm.name in found.measured
+        ]
+        lines.append(f"{line} Measured: {', '.join(reached)}." if reached else line)
     return tuple(lines)
 
 
