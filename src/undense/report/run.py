@@ -108,10 +108,10 @@ class Seeds:
 @dataclass(frozen=True, kw_only=True)
 class Ceiling:
     """What the whole model can gain at one number of tokens: the dense FFNs' share of its time, and
-    the speed-up if they took none."""
+    the speed-up if they took none; None where the share was timed as the whole or more."""
 
     ffn_time_share: float
-    bound: float
+    bound: float | None
     measured: Mapping[str, float]
 
 
