@@ -229,7 +229,10 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
     try:
         return cls(**given)
     except TypeError as error:
-        raise UndenseError(f"{values['component']}: {error}") from error
+        plain = {key: value for key, value in given.items() if not isinstance(value, Config)}
+        raise UndenseError(
+            f"{values['component']}: a setting of the wrong type in {plain} ({error})"
+        ) from error
 
 
 def build(dim: int, config: Config) -> FFNComponent:

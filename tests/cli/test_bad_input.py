@@ -197,20 +197,9 @@ CASES = [
     Case(
         name="evaluate on nothing",
         argv=lambda p: ["eval", p.dense, "--data", p.text, "--eval-blocks", "0"],
-        says=("limit=0",),
+        says=("eval_blocks=0",),
     ),
     # recipes
-    Case(
-        name="no recipe",
-        argv=lambda p: ["train", "--recipe", p.here / "gone", "--output-dir", p.here / "out"],
-        says=("gone",),
-    ),
-    Case(
-        name="recipe key",
-        argv=lambda p: ["train", "--recipe", p.here / "r.json", "--output-dir", p.here / "out"],
-        prepare=file("r.json", b'{"stepz": 3}'),
-        says=("stepz", "steps"),
-    ),
     Case(
         name="recipe text too short",
         argv=lambda p: ["train", "--recipe", p.here / "r.json", "--output-dir", p.here / "a/out"],
@@ -242,6 +231,25 @@ CASES = [
         argv=lambda p: ["demo", "--output-dir", p.here / "run"],
         prepare=file("run/settings.json", b"{"),
         says=("settings.json", "not valid JSON"),
+    ),
+    Case(
+        name="timing rounds",
+        argv=lambda p: ["demo", "--timing-rounds", "1", "--output-dir", p.here / "run"],
+        says=("timing_rounds=1", "at least 2"),
+    ),
+    Case(name="seed", argv=lambda p: ["eval", p.dense, "--seed", "-1"], says=("seed=-1",)),
+    Case(
+        name="rate",
+        argv=lambda p: [
+            *("finetune", p.dense, "--output-dir", p.here / "out", "--learning-rate", "nan"),
+        ],
+        says=("learning_rate=nan", "above 0"),
+    ),
+    Case(
+        name="result into a file",
+        argv=lambda p: ["eval", p.dense, "--output-dir", p.here / "f"],
+        prepare=file("f", b"x"),
+        says=("is a file", "--output-dir"),
     ),
     Case(name="report of nothing", argv=lambda p: ["report", p.text], says=("no run folder",)),
     # run settings

@@ -157,9 +157,9 @@ def dense_pairs(
     model: PreTrainedModel, dense: PreTrainedModel
 ) -> dict[str, tuple[FFNComponent, nn.Module]]:
     """Each replaced FFN beside the dense one of the same place in another model."""
-    teachers = {site.name: site.module for site in find_sites(dense)}
+    sites = {site.name: site for site in find_sites(dense)}
     students = find_components(model)
-    if missing := sorted(set(students) - set(teachers)):
+    if missing := sorted(set(students) - set(sites)):
         raise UndenseError(
             f"the dense model has no FFN at {', '.join(missing[:3])}; give the model that the"
             " folder was converted from as --teacher"
@@ -168,7 +168,14 @@ def dense_pairs(
         raise UndenseError(
             "distill: the folder has no replaced FFN to distil into; convert it first"
         )
-    return {name: (student, teachers[name]) for name, student in students.items()}
+    for name, student in students.items():
+        if (dim := sites[name].shape.dim) != student.dim:
+            raise UndenseError(
+                f"{name}: the FFN of the dense model has dim={dim}, its replacement"
+                f" dim={student.dim}; give the model that the folder was converted from as"
+                " --teacher"
+            )
+    return {name: (student, sites[name].module) for name, student in students.items()}
 
 
 def read_recipe(folder: str) -> dict[str, Any]:
