@@ -114,7 +114,10 @@ class Registry(Generic[Kind]):
         try:
             return cls(**given)
         except TypeError as error:
-            raise UndenseError(f"{name}: {error}") from error
+            plain = {key: value for key, value in given.items() if not isinstance(value, Config)}
+            raise UndenseError(
+                f"{name}: a setting of the wrong type in {plain} ({error})"
+            ) from error
 
     def build(self, dim: int, config: Config) -> Kind:
         """A freshly initialised part of the width `dim`."""

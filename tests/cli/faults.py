@@ -87,6 +87,12 @@ def few_words(place: Place, patch: pytest.MonkeyPatch) -> None:
         file(f"few/{name}.txt", name.encode())(place, patch)
 
 
+def few_words_recipe(place: Place, patch: pytest.MonkeyPatch) -> None:
+    few_words(place, patch)
+    recipe = {"data": str(place.here / "few"), "steps": 1, "vocab_size": 300, "context": 64}
+    file("r.json", json.dumps(recipe).encode())(place, patch)
+
+
 def nan_weights(place: Place, patch: pytest.MonkeyPatch) -> None:
     model = GPT2LMHeadModel.from_pretrained(place.dense)
     model.transformer.h[1].mlp.c_fc.weight.data[0, 0] = float("nan")

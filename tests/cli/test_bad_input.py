@@ -14,6 +14,7 @@ from faults import (
     disk_full,
     evaluate,
     few_words,
+    few_words_recipe,
     file,
     nan_weights,
     spec,
@@ -142,6 +143,36 @@ CASES = [
         argv=lambda p: ["distill", p.dense, "--output-dir", p.here / "out", "--data", p.text],
         says=("distil",),
     ),
+    Case(
+        name="nothing to fine-tune",
+        argv=lambda p: [
+            *("finetune", p.dense, "--output-dir", p.here / "deep" / "out", "--train", "ffn"),
+            *("--data", p.text, "--eval-blocks", "4"),
+        ],
+        says=("train='ffn'", "convert the model first"),
+    ),
+    Case(
+        name="teacher of another size",
+        argv=lambda p: [
+            *("distill", p.converted, "--teacher", "tiny", "--output-dir", p.here / "out"),
+            *("--data", p.text),
+        ],
+        says=("192", "32", "--teacher"),
+    ),
+    Case(
+        name="no weights",
+        argv=lambda p: ["eval", p.here],
+        prepare=file("config.json", b'{"model_type": "gpt2", "n_layer": 1}'),
+        says=("neither", "safetensors"),
+    ),
+    Case(
+        name="recipe of a folder",
+        argv=lambda p: [
+            *("finetune", p.here / "converted", "--output-dir", p.here / "out", "--data", p.text),
+        ],
+        prepare=damaged(lambda content: content[:9], "recipe.json"),
+        says=("recipe.json", "not valid JSON"),
+    ),
     # text
     Case(name="no data", argv=convert("--data", "gone.txt"), says=("gone.txt", "no such file")),
     Case(
@@ -163,6 +194,64 @@ CASES = [
         says=("do not fill one block",),
     ),
     Case(name="block of one", argv=convert("--context", "1"), says=("context=1",)),
+    Case(
+        name="evaluate on nothing",
+        argv=lambda p: ["eval", p.dense, "--data", p.text, "--eval-blocks", "0"],
+        says=("eval_blocks=0",),
+    ),
+    # recipes
+    Case(
+        name="recipe text too short",
+        argv=lambda p: ["train", "--recipe", p.here / "r.json", "--output-dir", p.here / "a/out"],
+        prepare=few_words_recipe,
+        says=("do not fill one block",),
+    ),
+    # run folders
+    Case(
+        name="demo of no model",
+        argv=lambda p: ["demo", "--model", p.here / "gone", "--output-dir", p.here / "run"],
+        says=("gone", "neither"),
+    ),
+    Case(
+        name="demo arm",
+        argv=lambda p: [
+            *("demo", "--model", p.dense, "--data", p.text, "--output-dir", p.here / "run"),
+            *("--arms", "dense", "ulra-25"),
+        ],
+        says=("'ulra-25'", "ultra"),
+    ),
+    Case(
+        name="demo into a file",
+        argv=lambda p: ["demo", "--output-dir", p.here / "run"],
+        prepare=file("run", b"x"),
+        says=("run", "no run folder"),
+    ),
+    Case(
+        name="settings of a run",
+        argv=lambda p: ["demo", "--output-dir", p.here / "run"],
+        prepare=file("run/settings.json", b"{"),
+        says=("settings.json", "not valid JSON"),
+    ),
+    Case(
+        name="timing rounds",
+        argv=lambda p: ["demo", "--timing-rounds", "1", "--output-dir", p.here / "run"],
+        says=("timing_rounds=1", "at least 2"),
+    ),
+    Case(name="seed", argv=lambda p: ["eval", p.dense, "--seed", "-1"], says=("seed=-1",)),
+    Case(
+        name="rate",
+        argv=lambda p: [
+            *("finetune", p.dense, "--output-dir", p.here / "out", "--learning-rate", "nan"),
+        ],
+        says=("learning_rate=nan", "above 0"),
+    ),
+    Case(
+        name="result into a file",
+        argv=lambda p: ["eval", p.dense, "--output-dir", p.here / "f"],
+        prepare=file("f", b"x"),
+        says=("is a file", "--output-dir"),
+    ),
+    Case(name="report of nothing", argv=lambda p: ["report", p.text], says=("no run folder",)),
     # run settings
     Case(name="percents", argv=lambda p: ["demo", "--percents", "150"], says=("percents=150",)),
     Case(name="arms", argv=lambda p: ["demo", "--arms", "ultra-25"], says=("'dense'",)),

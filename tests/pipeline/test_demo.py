@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from undense.errors import UndenseError
-from undense.pipeline.demo import amdahl, gap_recovered, run_demo
+from undense.pipeline.demo import amdahl, contestants, gap_recovered, run_demo
 from undense.pipeline.settings import DemoSettings
 
 SMALL = DemoSettings(
@@ -108,6 +108,32 @@ def test_amdahl_bound_by_hand() -> None:
     bound = amdahl(arms, layers=5)["16"]
     assert bound["ffn_time_share"] == 0.5 and bound["bound"] == 2.0
     assert bound["measured"]["fast"] == 1.25
+
+
+def test_a_share_that_cannot_be_bounds_nothing() -> None:
+    one = {t: {"median": 1.0} for t in ("1", "16", "128", "512")}
+    found = amdahl({"dense": {"forward_ms": one, "ffn_forward_ms": one}}, layers=2)["1"]
+    assert (found["ffn_time_share"], found["bound"]) == (2.0, None)
+
+
+@pytest.mark.parametrize(
+    ("shares", "pair"),
+    [
+        ({"ultra-75": 0.75, "ultra-50": 0.5, "narrow-50": 0.5}, ("ultra-50", "narrow-50")),
+        ({"ultra-75": 0.75, "narrow-50": 0.5}, ("ultra-75", None)),
+        ({"narrow-50": 0.5}, (None, None)),
+    ],
+)
+def test_rivals_are_of_one_share(
+    shares: dict[str, float], pair: tuple[str | None, str | None]
+) -> None:
+    assert contestants({"dense": 1.0, **shares, "none": 0.0}) == pair
+
+
+def test_a_bad_arm_is_refused_before_anything_is_written(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UndenseError, match="ulra"):
+        run_demo(replace(SMALL, data=text, arms=("dense", "ulra-25")), tmp_path / "a" / "run")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_arms_without_the_dense_reference_are_refused() -> None:

@@ -61,6 +61,10 @@ def test_a_converted_folder_says_what_it_is(place: Path) -> None:
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["ffn_flops_per_token"] == sum(metrics["ffn_flops_by_site"].values()) / 2
     assert metrics["loss"] == evaluate(str(folder), data(place))["loss"]
+    assert set(metrics["forward_ms"]) == {"1", "16", "128", "512"}
+    for time in metrics["forward_ms"].values():
+        low, high = time["iqr"]
+        assert 0 < low <= time["median"] <= high
     assert "import undense" in (folder / "README.md").read_text()
 
 
@@ -82,23 +86,37 @@ def test_the_state_of_another_step_is_refused(
         raise KeyboardInterrupt
 
     out = place / f"cut-{step}"
-    name = f"undense.pipeline.steps.{step}"
     with monkeypatch.context() as patch:
-        patch.setattr(name, interrupted)
+        patch.setattr("undense.pipeline.steps._save", interrupted)
         with pytest.raises(KeyboardInterrupt):
             _run(step, source(place), 2, out)
     assert not out.exists()
+    assert out.with_name(f"{out.name}.work").is_dir()
     with pytest.raises(UndenseError, match="differs in training"):
         _run(step, source(place), 3, out)
     _run(step, source(place), 2, out)
     assert (out / "model.safetensors").is_file()
+    assert not out.with_name(f"{out.name}.work").exists()
+
+
+@pytest.mark.parametrize("step", ["distill", "finetune"])
+def test_a_step_cut_off_before_its_first_state_leaves_nothing(
+    place: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"undense.pipeline.steps.{step}", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _run(step, source(place), 2, place / "deep" / "down" / "out")
+    assert not (place / "deep").exists()
 
 
 def _run(step: str, settings: TrainSettings, steps: int, out: Path) -> None:
     if step == "distill":
         distill_folder(settings, DistillSettings(steps=steps, batch=2), out)
     else:
-        finetune_folder(settings, FinetuneSettings(steps=steps, batch=2), out)
+        finetune_folder(settings, FinetuneSettings(steps=steps, batch=2, save_every=1), out)
 
 
 def test_a_folder_that_is_there_is_not_overwritten(place: Path) -> None:

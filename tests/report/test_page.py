@@ -104,6 +104,14 @@ def test_a_run_of_dense_alone_has_a_page(run_folder: Path) -> None:
     assert "no arm had this stage" in page
 
 
+def test_a_disturbed_timing_gives_no_ceiling(run_folder: Path) -> None:
+    edit(
+        run_folder / "metrics.json",
+        lambda top: top["amdahl"]["1"].update(ffn_time_share=1.2, bound=None),
+    )
+    assert "120\u202f% of the model&#39;s time, which cannot be" in render(read_run(run_folder))
+
+
 def test_text_from_the_run_cannot_become_markup(run_folder: Path) -> None:
     edit(run_folder / "run.json", lambda run: run.update(model="<script>alert(1)</script>"))
     assert "<script>" not in render(read_run(run_folder))

@@ -11,13 +11,19 @@ import pytest
 from fixture import dump, edit, seed_values, write_run
 
 from undense.report.folder import read_run
+from undense.report.page import render
 from undense.report.run import Run
-from undense.report.verdict import Verdict, verdicts
+from undense.report.verdict import Verdict, headlines, verdicts
 
 
 def read(folder: Path) -> tuple[Run, dict[str, Verdict]]:
     run = read_run(folder)
     return run, {verdict.label: verdict for verdict in verdicts(run)}
+
+
+def every(folder: Path, arm: str) -> dict[str, Verdict]:
+    """What is said about one arm of several."""
+    return {v.label: v for v in verdicts(read_run(folder)) if v.arm == arm}
 
 
 def words(verdict: Verdict) -> str:
@@ -97,11 +103,11 @@ def test_the_rival_is_met_where_its_flops_are_equal(run_folder: Path) -> None:
         (run_folder / "arms" / old).rename(run_folder / "arms" / new)
         edit(run_folder / f"arms/{new}/metrics.json", lambda arm, s=share: arm.update(ffn_share=s))
     (run_folder / "seeds.json").unlink()
-    _, found = read(run_folder)
-    won = found["Who won"]
+    won = every(run_folder, "ultra-25")["Who won"]
     assert won.headline == "ultra-25 ahead on one seed"
     assert "0.007 nats below narrow-25" in words(won)
     assert "ultra-75" not in words(won)
+    assert every(run_folder, "ultra-75")["Who won"].headline == "No contest"
 
 
 def rename(run: dict[str, Any]) -> None:
@@ -117,10 +123,15 @@ def test_every_share_has_its_own_contest(run_folder: Path) -> None:
             lambda arm, n=name: arm.update(ffn_share=0.5, loss=2.41 if n == "ultra" else 2.40),
         )
     edit(run_folder / "run.json", lambda run: run["arms"].extend(["ultra-50", "narrow-50"]))
-    _, found = read(run_folder)
-    won = found["Who won"]
-    assert won.headline == "ultra-25 ahead on one seed; narrow-50 ahead on one seed"
-    assert words(won).count("One seed cannot tell a win from luck") == 1
+    run = read_run(run_folder)
+    assert [v.arm for v in verdicts(run)] == ["ultra-25"] * 3 + ["ultra-50"] * 3
+    assert headlines(run)["Who won, ultra-25"] == "ultra-25 ahead on one seed"
+    assert headlines(run)["Who won, ultra-50"] == "narrow-50 ahead on one seed"
+    won = every(run_folder, "ultra-50")["Who won"]
+    assert "narrow-25" not in words(won)
+    assert "One seed cannot tell a win from luck" in words(won)
+    page = render(run)
+    assert "50 % of the FFN's FLOPs" in page
 
 
 def test_without_a_rival_nobody_wins(run_folder: Path) -> None:

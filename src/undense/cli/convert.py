@@ -51,12 +51,14 @@ class Options:
 
 def run(options: Options) -> dict[str, Any]:
     """The plan, or the metrics of the model that was written."""
-    from undense.pipeline import steps
-
     settings = options.settings()
     place = {"output_dir": str(options.output_dir), "dry_run": options.dry_run}
     if options.dry_run:
-        return place | {"plan": steps.convert_plan(settings).to_dict()}
+        from undense.pipeline.plan import convert_plan
+
+        return place | {"plan": convert_plan(settings, options.output_dir).to_dict()}
+    from undense.pipeline import steps
+
     return place | {"metrics": steps.convert(settings, options.output_dir)}
 
 
@@ -93,6 +95,8 @@ def show_metrics(metrics: dict[str, Any], screen: Screen) -> None:
         "parameters": f"{metrics['parameters']:,}, in FFNs {metrics['ffn_parameters']:,}",
         "evaluated on": f"{metrics['eval_tokens']:,} tokens, sha256 {metrics['batches_hash'][:16]}",
     }
+    times = [f"{t['median']:.3g} at {tokens}" for tokens, t in metrics["forward_ms"].items()]
+    facts["forward ms"] = f"{', '.join(times)} tokens, threads: {metrics['threads']}"
     if "loss_dense" in metrics:
         facts["loss before"] = f"{metrics['loss_dense']:.4f}"
     screen.facts(facts)

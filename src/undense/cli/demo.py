@@ -30,14 +30,14 @@ def run(options: Options) -> dict[str, Any]:
         return _plan(options)
     from undense.pipeline.demo import run_demo
     from undense.report.folder import read_run
-    from undense.report.verdict import verdicts
+    from undense.report.verdict import headlines
 
     path = run_demo(options.settings, options.output_dir)
     run = read_run(options.output_dir)
     return {
         "report": str(path),
         "dry_run": False,
-        "verdict": {verdict.label: verdict.headline for verdict in verdicts(run)},
+        "verdict": headlines(run),
         "arms": {
             arm.name: {
                 "loss": arm.loss,

@@ -50,13 +50,12 @@ def training_plan(
     step: str, settings: TrainSettings, training: Any, output_dir: Path
 ) -> dict[str, Any]:
     """What a training step would do; raises `UndenseError` for a folder that is no model."""
-    from undense.errors import UndenseError
     from undense.pipeline import steps
     from undense.pipeline.load import load_config
+    from undense.pipeline.plan import must_be_new
 
     config = load_config(settings.model)
-    if output_dir.exists():
-        raise UndenseError(f"{output_dir} already exists; give another --output-dir")
+    must_be_new(output_dir)
     recipe = steps.read_recipe(settings.model)
     return {
         "output_dir": str(output_dir),

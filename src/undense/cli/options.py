@@ -16,6 +16,7 @@ import tyro
 
 from undense.errors import UndenseError
 from undense.files import write_json
+from undense.train.settings import require_seed
 from undense_command import VERBS
 
 T = TypeVar("T")
@@ -45,6 +46,11 @@ class Reading(Common):
     """Seed of everything random."""
     output_dir: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     """Write the result into this folder too, as VERB.json."""
+
+    def __post_init__(self) -> None:
+        require_seed(self.seed)
+        if self.output_dir is not None and self.output_dir.is_file():
+            raise UndenseError(f"{self.output_dir} is a file; give --output-dir a folder")
 
     def keep(self, verb: str, result: dict[str, Any]) -> dict[str, Any]:
         """`result`, written to the output folder where there is one."""

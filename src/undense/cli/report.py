@@ -27,7 +27,7 @@ def run(options: Options) -> dict[str, Any]:
     """Where the page is, and its verdict."""
     from undense.report.folder import read_run
     from undense.report.page import NAME, write_report
-    from undense.report.verdict import verdicts
+    from undense.report.verdict import headlines
 
     options.common.sow()
     run = read_run(options.folder)
@@ -38,12 +38,12 @@ def run(options: Options) -> dict[str, Any]:
         "report": str(path),
         "written": not options.dry_run,
         "arms": list(run.arms),
-        "verdict": {verdict.label: verdict.headline for verdict in verdicts(run)},
+        "verdict": headlines(run),
     }
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:
-    """The verdict in three lines, and where the rest is."""
+    """The verdict, three lines an arm, and where the rest is."""
     screen.facts(result["verdict"])
     words = "report" if result["written"] else "would write"
     screen.line(f"{words}: {result['report']}")

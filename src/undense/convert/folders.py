@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from undense.convert import strict
 from undense.errors import UndenseError
+from undense.files import new_parents
 
 
 def save(
@@ -72,25 +73,26 @@ def written_whole(folder: Path, *, marker: str) -> Iterator[Path]:
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
+        with new_parents(folder), _removed(temporary, old, folder):
+            temporary.mkdir()
+            yield temporary
+            if folder.exists():
+                folder.rename(old)
+            temporary.rename(folder)
     except (OSError, SafetensorError) as error:
-        _restore(folder, old)
         raise UndenseError(f"cannot write {folder}: {error}; nothing was left behind") from error
-    except BaseException:
-        _restore(folder, old)
-        raise
+
+
+@contextmanager
+def _removed(temporary: Path, old: Path, folder: Path) -> Iterator[None]:
+    """Neither stays, whatever happens; where `folder` is gone, `old` is it again."""
+    try:
+        yield
     finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _restore(folder: Path, old: Path) -> None:
-    if old.exists() and not folder.exists():
-        old.rename(folder)
 
 
 def _require_replaceable(folder: Path, marker: str) -> None:

@@ -64,6 +64,12 @@ def seed(shape: DenseShape) -> Config:
     )
 
 
+def narrow(shape: DenseShape) -> Config:
+    """The host's own kind of dense FFN with fewer neurons, which is what N sizes; the start keeps
+    the neurons that matter most. The baseline that every component has to beat."""
+    return dense_config(shape)
+
+
 def ultra(shape: DenseShape) -> Config:
     """The composition that measured best for its FLOPs when converting a trained model: one
     micro-step on a quarter of the features before a narrow projection of the host's own kind, which
@@ -93,7 +99,7 @@ PRESETS: dict[str, Callable[[DenseShape], Config]] = {
     "seed": seed,
     "ultra": ultra,
     "ultra-all": ultra_all,
-    "narrow": dense_config,
+    "narrow": narrow,
 }
 
 

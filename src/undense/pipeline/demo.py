@@ -14,8 +14,10 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import undense
+from undense.convert.convert import plan
 from undense.convert.sites import find_sites
 from undense.errors import UndenseError
+from undense.ffn.presets import dense_config
 from undense.files import write_json
 from undense.measure.timing import environment
 from undense.pipeline.arm import ffns_of, read_figures, run_arm
@@ -30,7 +32,9 @@ from undense.pipeline.load import (
     model_title,
 )
 from undense.pipeline.settings import DemoSettings
+from undense.report.contest import EQUAL_FLOPS
 from undense.report.page import write_report
+from undense.report.values import Values
 from undense.train.tiny import TINY_FOLDER
 from undense.train.tokens import batches_hash
 
@@ -38,18 +42,21 @@ from undense.train.tokens import batches_hash
 def run_demo(settings: DemoSettings, output_dir: Path) -> Path:
     """Run every stage whose result is not yet in `output_dir`; returns the path of the report.
 
-    Raises `UndenseError` where the folder holds a run with other settings.
+    Nothing is written before the model, the text and every arm's spec are known to be good. Raises
+    `UndenseError` where one is not, and where the folder holds a run with other settings.
     """
     torch.set_num_threads(settings.threads)
     _same_run(settings, output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    write_json(output_dir / "settings.json", asdict(settings))
     model = load_model(settings.model)
     tokenizer = load_tokenizer(settings.model)
     context = context_of(model, settings.context)
     blocks = load_blocks(tokenizer, settings.data, context, settings.eval_blocks)
     asked, settings = (settings, replace(settings, context=context))
     arms = settings.arm_names
+    for arm in arms:
+        plan(model, dense_config if arm == "dense" else arm)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    write_json(output_dir / "settings.json", asdict(asked))
     for number, arm in enumerate(arms, 1):
         tqdm.write(f"[{number}/{len(arms)}] {arm}")
         run_arm(arm, settings, blocks, tokenizer, output_dir / "arms" / arm)
@@ -63,12 +70,12 @@ def run_demo(settings: DemoSettings, output_dir: Path) -> Path:
 def _same_run(settings: DemoSettings, output_dir: Path) -> None:
     path = output_dir / "settings.json"
     if not path.is_file():
-        if output_dir.is_dir() and any(output_dir.iterdir()):
+        if output_dir.is_file() or (output_dir.is_dir() and any(output_dir.iterdir())):
             raise UndenseError(
                 f"{output_dir} exists and is no run folder; give another --output-dir"
             )
         return
-    earlier = json.loads(path.read_text(encoding="utf-8"))
+    earlier = Values.read(path).values
     now = json.loads(json.dumps(asdict(settings)))
     changed = [key for key in now if earlier.get(key) != now[key]]
     if changed:
@@ -112,8 +119,7 @@ def _assemble(
     sites = find_sites(model)
     shape = sites[0].shape
     names = settings.arm_names
-    main = next((arm for arm in names if arm.startswith("ultra")), None)
-    rival = next((arm for arm in names if arm.startswith("narrow")), None)
+    main, rival = contestants({arm: figures["ffn_share"] for arm, figures in arms.items()})
     run = {
         "format": 1,
         "kind": "demo",
@@ -163,6 +169,21 @@ def _assemble(
         write_json(folder / "seeds.json", json.loads(spread.read_text(encoding="utf-8")))
 
 
+def contestants(shares: Mapping[str, float]) -> tuple[str | None, str | None]:
+    """The composition that the run is about, and the narrow dense FFN of equal FLOPs beside it.
+
+    `shares`: FLOPs over those of the dense FFN, by arm. The first pair of equal FLOPs; without one,
+    the first composition and nobody.
+    """
+    ultras = [arm for arm in shares if arm.startswith("ultra")]
+    narrows = [arm for arm in shares if arm.startswith("narrow")]
+    for one in ultras:
+        for other in narrows:
+            if abs(shares[one] - shares[other]) <= EQUAL_FLOPS:
+                return one, other
+    return (ultras[0] if ultras else None), None
+
+
 def gap_recovered(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, float] | None:
     """(loss of no FFN - loss of the arm) / (loss of no FFN - loss of dense), all trained alike."""
     if "none" not in arms:
@@ -173,15 +194,19 @@ def gap_recovered(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, float] | N
 
 def amdahl(arms: Mapping[str, Mapping[str, Any]], *, layers: int) -> dict[str, Any]:
     """By number of tokens: the dense FFNs' share of the model's time, the speed-up of the whole
-    model if they took none (no arm can pass it), and the speed-up measured for each arm."""
+    model if they took none (no arm can pass it), and the speed-up measured for each arm.
+
+    The share is that of one FFN timed alone, times the layers. Where that comes to the whole time
+    or more, the timing was disturbed and no bound follows from it: None, which the report says.
+    """
     result = {}
     dense = arms["dense"]
     for tokens in map(str, TIMED_TOKENS):
         whole = dense["forward_ms"][tokens]["median"]
-        share = min(layers * dense["ffn_forward_ms"][tokens]["median"] / whole, 0.999)
+        share = layers * dense["ffn_forward_ms"][tokens]["median"] / whole
         result[tokens] = {
             "ffn_time_share": share,
-            "bound": 1 / (1 - share),
+            "bound": 1 / (1 - share) if share < 1 else None,
             "measured": {
                 arm: whole / figures["forward_ms"][tokens]["median"]
                 for arm, figures in arms.items()

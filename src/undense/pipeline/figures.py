@@ -22,18 +22,25 @@ def model_flops_per_token(model: PreTrainedModel, context: int) -> float:
 
 
 def forward_times(
-    models: Mapping[str, PreTrainedModel], context: int, *, rounds: int, threads: int
+    models: Mapping[str, PreTrainedModel],
+    context: int,
+    *,
+    rounds: int,
+    warmup: int = 3,
+    threads: int | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Whole-model forward times by arm and number of tokens, all arms in turn in every round."""
+    """Whole-model forward times by arm and number of tokens, all arms in turn in every round; more
+    tokens than `context` go in as several blocks of equal length."""
 
     def call(model: PreTrainedModel, tokens: int) -> Callable[[], object]:
-        time = min(tokens, context)
+        time = max(n for n in range(1, min(tokens, context) + 1) if tokens % n == 0)
         ids = torch.randint(model.config.vocab_size, (tokens // time, time))
         return lambda: model(input_ids=ids, use_cache=False)
 
     return _times(
         {arm: lambda n, m=model: call(m, n) for arm, model in models.items()},
         rounds=rounds,
+        warmup=warmup,
         threads=threads,
     )
 
@@ -50,18 +57,23 @@ def ffn_times(
     return _times(
         {arm: lambda n, f=ffn: call(f, n) for arm, ffn in ffns.items()},
         rounds=rounds,
+        warmup=3,
         threads=threads,
     )
 
 
 def _times(
-    makers: Mapping[str, Callable[[int], Callable[[], object]]], *, rounds: int, threads: int
+    makers: Mapping[str, Callable[[int], Callable[[], object]]],
+    *,
+    rounds: int,
+    warmup: int,
+    threads: int | None,
 ) -> dict[str, dict[str, Any]]:
     result: dict[str, dict[str, Any]] = {arm: {} for arm in makers}
     for tokens in TIMED_TOKENS:
         arms = {arm: maker(tokens) for arm, maker in makers.items()}
         with torch.no_grad():
-            timings = interleaved(arms, rounds=rounds, warmup=3, threads=threads)
+            timings = interleaved(arms, rounds=rounds, warmup=warmup, threads=threads)
         for arm, timing in timings.items():
             result[arm][str(tokens)] = {"median": timing.median_ms, "iqr": list(timing.iqr_ms)}
     return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from undense.errors import UndenseError
+from undense.train.settings import require_seed
 
 TINY = "tiny"  # the name of the bundled model
 
@@ -46,9 +47,18 @@ class DemoSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("distill_steps", "finetune_steps", "batch", "context", "threads"):
-            if getattr(self, name) < 1:
-                raise UndenseError(f"demo: {name}={getattr(self, name)} must be at least 1")
+        least = {"distill_steps": 1, "finetune_steps": 1, "batch": 1, "context": 2, "threads": 1}
+        least |= {"calibration_blocks": 1, "timing_rounds": 2}
+        for name, least_value in least.items():
+            if (value := getattr(self, name)) < least_value:
+                raise UndenseError(f"demo: {name}={value} must be at least {least_value}")
+        for name in ("distill_rate", "finetune_rate"):
+            if not getattr(self, name) > 0:
+                raise UndenseError(f"demo: {name}={getattr(self, name)} must be above 0")
+        _require_blocks(self.eval_blocks)
+        require_seed(self.seed)
+        if self.arms is not None and len(set(self.arms)) < len(self.arms):
+            raise UndenseError(f"demo: arms={' '.join(self.arms)} names one twice")
         if self.arms is not None and "dense" not in self.arms:
             raise UndenseError("demo: arms must contain 'dense', which the others are held against")
         for percent in self.percents:
@@ -82,6 +92,18 @@ class DataSettings:
     eval_blocks: int | None = 256
     calibration_blocks: int = 32
 
+    def __post_init__(self) -> None:
+        _require_blocks(self.eval_blocks)
+        if self.calibration_blocks < 1:
+            raise UndenseError(
+                f"calibration_blocks={self.calibration_blocks}: the start needs at least one"
+            )
+
+
+def _require_blocks(eval_blocks: int | None) -> None:
+    if eval_blocks is not None and eval_blocks < 1:
+        raise UndenseError(f"eval_blocks={eval_blocks} must be at least 1, or None for all of them")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertSettings:
@@ -93,6 +115,9 @@ class ConvertSettings:
     exclude: tuple[str, ...] | None = None
     data: DataSettings = DataSettings()
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_seed(self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,56 +8,47 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel, set_seed
 
 from undense.contract import FFNComponent, abstract_cost
-from undense.convert.conversion import Conversion
-from undense.convert.convert import convert_, plan
+from undense.convert.convert import convert_
 from undense.convert.folders import save
 from undense.convert.sites import find_components, find_sites
 from undense.errors import UndenseError
 from undense.ffn.presets import dense_config
-from undense.files import write_json
-from undense.pipeline.figures import model_flops_per_token
+from undense.pipeline.figures import forward_times, model_flops_per_token
 from undense.pipeline.load import (
     Blocks,
     context_of,
     load_blocks,
-    load_config,
     load_model,
     load_tokenizer,
     model_title,
 )
+from undense.pipeline.plan import convert_plan, listed, must_be_new
 from undense.pipeline.settings import ConvertSettings, DataSettings, TrainSettings
+from undense.pipeline.work import work_folder
 from undense.report.card import card
+from undense.report.values import Values
 from undense.train.distill import distill
 from undense.train.finetune import finetune
 from undense.train.heldout import heldout_loss
 from undense.train.settings import DistillSettings, FinetuneSettings
 from undense.train.tokens import batches_hash
 
-
-def convert_plan(settings: ConvertSettings) -> Conversion:
-    """What `convert` would do, from the config alone: no weights are read."""
-    return plan(
-        load_config(settings.model),
-        settings.ffn,
-        targets=_listed(settings.targets),
-        exclude=_listed(settings.exclude),
-    )
+ROUNDS = 5  # of the timing: enough for quartiles, few enough for a model of some GFLOPs a token
 
 
 def convert(settings: ConvertSettings, output_dir: Path) -> dict[str, Any]:
     """Replace the FFNs of a model by a closed-form start and save it; returns its metrics."""
-    _must_be_new(output_dir)
-    convert_plan(settings)  # refuses what cannot be done before any weights are read
+    convert_plan(settings, output_dir)  # refuses what cannot be done before any weights are read
     set_seed(settings.seed)
     model = load_model(settings.model)
     tokenizer = load_tokenizer(settings.model)
@@ -66,8 +57,8 @@ def convert(settings: ConvertSettings, output_dir: Path) -> dict[str, Any]:
     conversion = convert_(
         model,
         settings.ffn,
-        targets=_listed(settings.targets),
-        exclude=_listed(settings.exclude),
+        targets=listed(settings.targets),
+        exclude=listed(settings.exclude),
         calibration=blocks.train.blocks[: settings.data.calibration_blocks].long(),
         seed=settings.seed,
         keep_dense=False,
@@ -88,19 +79,19 @@ def distill_folder(
 
     An interrupted call continues from the state beside `output_dir` to the same weights.
     """
-    _must_be_new(output_dir)
+    must_be_new(output_dir)
     model = load_model(settings.model)
     recipe = read_recipe(settings.model)
     dense = load_model(settings.teacher or recipe["source"])
     pairs = dense_pairs(model, dense)
     blocks = _blocks(settings.model, model, settings.data)
-    work = _work(output_dir, _identity("distill", settings, training, blocks, recipe))
-    result = distill(model, pairs, blocks.train, training, folder=work)
-    metrics = figures(model, blocks, settings.data.context) | {"events": result.events}
-    step = {"step": "distill", **asdict(training), "data": asdict(settings.data)}
-    recipe["steps"].append(step)
-    _save(model, load_tokenizer(settings.model), output_dir, recipe, metrics)
-    shutil.rmtree(work, ignore_errors=True)
+    identity = _identity("distill", settings, training, blocks, recipe)
+    with work_folder(output_dir, identity) as work:
+        result = distill(model, pairs, blocks.train, training, folder=work)
+        metrics = figures(model, blocks, settings.data.context) | {"events": result.events}
+        step = {"step": "distill", **asdict(training), "data": asdict(settings.data)}
+        recipe["steps"].append(step)
+        _save(model, load_tokenizer(settings.model), output_dir, recipe, metrics)
     return metrics
 
 
@@ -108,20 +99,20 @@ def finetune_folder(
     settings: TrainSettings, training: FinetuneSettings, output_dir: Path
 ) -> dict[str, Any]:
     """Fine-tune a folder (converted or dense) with the Trainer; a teacher only where it weighs."""
-    _must_be_new(output_dir)
+    must_be_new(output_dir)
     model = load_model(settings.model)
     recipe = read_recipe(settings.model)
     teacher = None
     if training.teacher_weight > 0:
         teacher = load_model(settings.teacher or recipe["source"])
     blocks = _blocks(settings.model, model, settings.data)
-    work = _work(output_dir, _identity("finetune", settings, training, blocks, recipe))
-    result = finetune(model, blocks.train, training, work, teacher=teacher)
-    metrics = figures(model, blocks, settings.data.context) | {"events": result.events}
-    step = {"step": "finetune", **asdict(training), "data": asdict(settings.data)}
-    recipe["steps"].append(step)
-    _save(model, load_tokenizer(settings.model), output_dir, recipe, metrics)
-    shutil.rmtree(work, ignore_errors=True)
+    identity = _identity("finetune", settings, training, blocks, recipe)
+    with work_folder(output_dir, identity) as work:
+        result = finetune(model, blocks.train, training, work, teacher=teacher)
+        metrics = figures(model, blocks, settings.data.context) | {"events": result.events}
+        step = {"step": "finetune", **asdict(training), "data": asdict(settings.data)}
+        recipe["steps"].append(step)
+        _save(model, load_tokenizer(settings.model), output_dir, recipe, metrics)
     return metrics
 
 
@@ -155,6 +146,8 @@ def figures(model: PreTrainedModel, blocks: Blocks, context: int) -> dict[str, A
         "model_flops_per_token": model_flops_per_token(model, context),
         "parameters": sum(p.numel() for p in model.parameters()),
         "ffn_parameters": sum(p.numel() for ffn in ffns for p in ffn.parameters()),
+        "forward_ms": forward_times({"model": model}, context, rounds=ROUNDS, warmup=1)["model"],
+        "threads": torch.get_num_threads(),
         "eval_tokens": blocks.heldout.blocks.numel(),
         "batches_hash": batches_hash(blocks.heldout),
     }
@@ -164,9 +157,9 @@ def dense_pairs(
     model: PreTrainedModel, dense: PreTrainedModel
 ) -> dict[str, tuple[FFNComponent, nn.Module]]:
     """Each replaced FFN beside the dense one of the same place in another model."""
-    teachers = {site.name: site.module for site in find_sites(dense)}
+    sites = {site.name: site for site in find_sites(dense)}
     students = find_components(model)
-    if missing := sorted(set(students) - set(teachers)):
+    if missing := sorted(set(students) - set(sites)):
         raise UndenseError(
             f"the dense model has no FFN at {', '.join(missing[:3])}; give the model that the"
             " folder was converted from as --teacher"
@@ -175,7 +168,14 @@ def dense_pairs(
         raise UndenseError(
             "distill: the folder has no replaced FFN to distil into; convert it first"
         )
-    return {name: (student, teachers[name]) for name, student in students.items()}
+    for name, student in students.items():
+        if (dim := sites[name].shape.dim) != student.dim:
+            raise UndenseError(
+                f"{name}: the FFN of the dense model has dim={dim}, its replacement"
+                f" dim={student.dim}; give the model that the folder was converted from as"
+                " --teacher"
+            )
+    return {name: (student, sites[name].module) for name, student in students.items()}
 
 
 def read_recipe(folder: str) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def read_recipe(folder: str) -> dict[str, Any]:
     fresh: dict[str, Any] = {"format": 1, "source": source, "steps": []}
     if not path.is_file():
         return fresh
-    recipe = json.loads(path.read_text(encoding="utf-8"))
+    recipe = dict(Values.read(path).values)
     return recipe if "source" in recipe else fresh  # the recipe of a pretraining run: dense
 
 
@@ -216,11 +216,6 @@ def _save(
     )
 
 
-def _must_be_new(folder: Path) -> None:
-    if folder.exists():
-        raise UndenseError(f"{folder} already exists; give another --output-dir")
-
-
 def _identity(
     step: str,
     settings: TrainSettings,
@@ -239,26 +234,3 @@ def _identity(
         "corpus": blocks.corpus.sha256,
         "context": blocks.train.blocks.shape[1],
     }
-
-
-def _work(output_dir: Path, identity: dict[str, Any]) -> Path:
-    """Where the state of a step lives until its folder is whole; refuses that of another step."""
-    work = output_dir.with_name(output_dir.name + ".work")
-    path = work / "identity.json"
-    identity = json.loads(json.dumps(identity))
-    if path.is_file():
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        changed = sorted(key for key in identity if earlier.get(key) != identity[key])
-        if changed:
-            raise UndenseError(
-                f"{work} holds the state of an interrupted step that differs in"
-                f" {', '.join(changed)}; repeat that command to continue it, remove the folder, or"
-                " give another --output-dir"
-            )
-    work.mkdir(parents=True, exist_ok=True)
-    write_json(path, identity)
-    return work
-
-
-def _listed(values: tuple[str, ...] | None) -> list[str] | None:
-    return None if values is None else list(values)

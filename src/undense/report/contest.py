@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from undense.report.numbers import counted, exact, interval, percent, signed, times
-from undense.report.run import Arm, Losses, Run
+from undense.report.run import Arm, Losses, Run, kind
 
 Tone = Literal["good", "bad", "even"]
 EQUAL_FLOPS = 0.02  # arms within this share of the dense FFN count as equally expensive
@@ -28,23 +28,16 @@ def equal(one: Arm, other: Arm) -> bool:
     return abs(one.ffn_share - other.ffn_share) <= EQUAL_FLOPS
 
 
-def pairs(run: Run, subject: Arm) -> list[tuple[Arm, Arm]]:
-    """Arms of the subject's kind beside those of the rival's, wherever their FLOPs are equal."""
-    if run.rival is None or run.rival == subject.name:
+def rivals(run: Run, subject: Arm) -> list[Arm]:
+    """The arms of the rival's kind, the one nearest to the subject's FLOPs first."""
+    if run.rival is None:
         return []
-    rival = kind(run.rival)
-    return [
-        (one, other)
-        for one in run.arms.values()
-        for other in run.arms.values()
-        if kind(one.name) == kind(subject.name) and kind(other.name) == rival and equal(one, other)
+    found = [
+        arm
+        for name, arm in run.arms.items()
+        if kind(name) == kind(run.rival) and name != subject.name
     ]
-
-
-def kind(name: str) -> str:
-    """What an arm is, whatever its share: ultra-25 and ultra-50 are both ultra."""
-    head, _, share = name.rpartition("-")
-    return head if share.replace(".", "").isdigit() else name
+    return sorted(found, key=lambda arm: abs(arm.ffn_share - subject.ffn_share))
 
 
 def contest(run: Run, subject: Arm, rival: Arm) -> Contest:

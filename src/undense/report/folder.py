@@ -160,7 +160,7 @@ def _ceilings(top: Values) -> dict[int, Ceiling]:
         entry = values.child(tokens)
         found[int(tokens)] = Ceiling(
             ffn_time_share=entry.number("ffn_time_share"),
-            bound=entry.number("bound"),
+            bound=entry.number("bound") if entry.has("bound") else None,
             measured=_figures(entry, "measured"),
         )
     return dict(sorted(found.items()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from itertools import groupby
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -12,6 +13,7 @@ from markupsafe import Markup
 from undense.files import whole
 from undense.report import plots, prose
 from undense.report.folder import read_run
+from undense.report.numbers import listed
 from undense.report.run import Run
 from undense.report.style import looks, styled
 from undense.report.tables import arm_rows, cost_parts
@@ -54,9 +56,9 @@ def render(run: Run) -> str:
         }
     return environment.get_template(TEMPLATE).render(
         run=run,
-        subject=run.subject,
+        title=listed([arm.name for arm in run.subjects]),
         looks=looks(run),
-        verdicts=verdicts(run),
+        verdicts=[list(group) for _, group in groupby(verdicts(run), lambda v: v.arm)],
         rows=arm_rows(run),
         trees=[(arm, cost_parts(arm.cost)) for arm in run.arms.values()],
         stages=prose.stages(run),

@@ -10,17 +10,21 @@ def ceiling(run: Run) -> tuple[str, ...]:
     """Amdahl's law in words, one sentence for each number of tokens that was timed."""
     lines = []
     for tokens, found in run.ceilings.items():
-        line = (
-            f"At {counted(tokens, 'token')} the dense FFNs take {percent(found.ffn_time_share)} of"
-            f" the model's time: without them it would run about {times(found.bound)} as fast."
-        )
+        share = percent(found.ffn_time_share)
+        line = f"At {counted(tokens, 'token')} the dense FFNs take {share} of the model's time"
+        if found.bound is None:
+            line += ", which cannot be: the timing was disturbed, so no ceiling is known here."
+        else:
+            line += f": without them it would run about {times(found.bound)} as fast."
         reached = []
         if run.floor is not None and run.floor in found.measured:
-            reached.append(f"{run.floor} really runs {times(found.measured[run.floor])}")
-        if run.subject is not None and run.subject.name in found.measured:
-            name = run.subject.name
-            reached.append(f"{name} {times(found.measured[name])}")
-        lines.append(f"{line} {', '.join(reached)}." if reached else line)
+            reached.append(f"{run.floor} {times(found.measured[run.floor])}")
+        reached += [
+            f"{arm.name} {times(found.measured[arm.name])}"
+            for arm in run.subjects
+            if arm.name in found.measured
+        ]
+        lines.append(f"{line} Measured: {', '.join(reached)}." if reached else line)
     return tuple(lines)
 
 

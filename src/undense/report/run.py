@@ -108,11 +108,17 @@ class Seeds:
 @dataclass(frozen=True, kw_only=True)
 class Ceiling:
     """What the whole model can gain at one number of tokens: the dense FFNs' share of its time, and
-    the speed-up if they took none."""
+    the speed-up if they took none; None where the share was timed as the whole or more."""
 
     ffn_time_share: float
-    bound: float
+    bound: float | None
     measured: Mapping[str, float]
+
+
+def kind(name: str) -> str:
+    """What an arm is, whatever its share: ultra-25 and ultra-50 are both ultra."""
+    head, _, share = name.rpartition("-")
+    return head if share.replace(".", "").isdigit() else name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,13 +154,13 @@ class Run:
         return self.arms[self.reference]
 
     @property
-    def subject(self) -> Arm | None:
-        """What the first lines speak of: the main arm, else the first that is neither the
-        reference, the floor nor the rival."""
+    def subjects(self) -> tuple[Arm, ...]:
+        """What the first lines speak of: the main arm and its like at other shares of the FLOPs,
+        else the first arm that is neither the reference, the floor nor the rival."""
         if self.main is not None:
-            return self.arms[self.main]
+            return tuple(a for name, a in self.arms.items() if kind(name) == kind(self.main))
         others = {self.reference, self.floor, self.rival}
-        return next((arm for name, arm in self.arms.items() if name not in others), None)
+        return tuple(arm for name, arm in self.arms.items() if name not in others)[:1]
 
     @property
     def tokens(self) -> tuple[int, ...]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from undense.report.contest import LUCK, Tone, budget, contest, pairs, speed
+from undense.report.contest import LUCK, Tone, budget, contest, equal, rivals, speed
 from undense.report.numbers import change, counted, exact, interval, listed, percent, signed
 from undense.report.run import Arm, Run, Spread
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """One of the three answers: a headline, how it feels, and the sentences behind it."""
+    """One of the three answers about an arm: a headline, how it feels, the sentences behind it."""
 
+    arm: str
     label: str
     headline: str
     tone: Tone
@@ -20,14 +21,23 @@ class Verdict:
 
 
 def verdicts(run: Run) -> tuple[Verdict, ...]:
-    """Gained, lost, won, in this order; one that says so where nothing was replaced."""
-    subject = run.subject
-    if subject is None:
+    """Gained, lost, won, in this order, for each subject in turn: an arm is held against the rival
+    of its own share. One that says so where nothing was replaced."""
+    if not run.subjects:
         sentence = "This run trained no replacement of the FFN, so there is nothing to compare."
-        return (
-            Verdict(label="Nothing to judge", headline="–", tone="even", sentences=(sentence,)),
-        )
-    return (gained(run, subject), lost(run, subject), won(run, subject))
+        label = "Nothing to judge"
+        return (Verdict(arm="", label=label, headline="–", tone="even", sentences=(sentence,)),)
+    questions = (gained, lost, won)
+    return tuple(question(run, subject) for subject in run.subjects for question in questions)
+
+
+def headlines(run: Run) -> dict[str, str]:
+    """The first lines without the sentences behind them; the arm named where there are several."""
+    several = len(run.subjects) > 1
+    return {
+        f"{verdict.label}, {verdict.arm}" if several else verdict.label: verdict.headline
+        for verdict in verdicts(run)
+    }
 
 
 def gained(run: Run, subject: Arm) -> Verdict:
@@ -49,6 +59,7 @@ def gained(run: Run, subject: Arm) -> Verdict:
     centers = sorted(ratio.center for ratio in ratios.values())
     best, worst = (change(centers[0]), change(centers[-1]))
     return Verdict(
+        arm=subject.name,
         label="What was gained",
         headline=f"FLOPs {change(model)}, time {best if best == worst else f'{best} to {worst}'}",
         tone="even" if faster == slower else "good" if faster else "bad",
@@ -102,6 +113,7 @@ def lost(run: Run, subject: Arm) -> Verdict:
     spread = paired.mean if paired is not None else None
     settled = spread is None or spread.clears(0)
     return Verdict(
+        arm=subject.name,
         label="What was lost",
         headline=f"{'Nothing: ' if delta < 0 else ''}{signed(delta)} nats, perplexity"
         f" {change(ratio, 1)}",
@@ -111,35 +123,32 @@ def lost(run: Run, subject: Arm) -> Verdict:
 
 
 def won(run: Run, subject: Arm) -> Verdict:
-    """The subject's kind against the rival's, wherever both have an arm of equal FLOPs."""
-    label = "Who won"
-    if run.rival is None or run.rival == subject.name:
+    """The subject against the rival of equal FLOPs."""
+    found = rivals(run, subject)
+    if not found:
         words = "This run has no narrow dense FFN of equal FLOPs, so nobody can win it."
-        return Verdict(label=label, headline="No rival", tone="even", sentences=(words,))
-    matched = pairs(run, subject)
-    if not matched:
-        return Verdict(
-            label=label, headline="No contest", tone="even", sentences=(_unequal(run, subject),)
-        )
-    outcomes = [contest(run, *pair) for pair in matched]
-    sentences: list[str] = []
-    for (one, other), outcome in zip(matched, outcomes, strict=True):
-        sentences += [*outcome.sentences, budget(one, other)]
-    if not all(outcome.settled for outcome in outcomes):
-        sentences.append(LUCK)
-    sentences += [speed(run, *pair) for pair in matched]
-    tones: set[Tone] = {outcome.tone for outcome in outcomes}
+        return _won(subject, "No rival", "even", (words,))
+    rival = found[0]
+    if not equal(subject, rival):
+        return _won(subject, "No contest", "even", (_unequal(subject, rival),))
+    outcome = contest(run, subject, rival)
+    luck = () if outcome.settled else (LUCK,)
+    sentences = (
+        *outcome.sentences,
+        *luck,
+        budget(subject, rival),
+        speed(run, subject, rival),
+    )
+    return _won(subject, outcome.headline, outcome.tone, sentences)
+
+
+def _won(subject: Arm, headline: str, tone: Tone, sentences: tuple[str, ...]) -> Verdict:
     return Verdict(
-        label=label,
-        headline="; ".join(outcome.headline for outcome in outcomes),
-        tone=outcomes[0].tone if len(tones) == 1 else "even",
-        sentences=tuple(sentences),
+        arm=subject.name, label="Who won", headline=headline, tone=tone, sentences=sentences
     )
 
 
-def _unequal(run: Run, subject: Arm) -> str:
-    assert run.rival is not None
-    rival = run.arms[run.rival]
+def _unequal(subject: Arm, rival: Arm) -> str:
     return (
         f"{subject.name} costs {percent(subject.ffn_share, 1)} of the dense FFN's FLOPs and"
         f" {rival.name} {percent(rival.ffn_share, 1)}, so neither loss ({subject.loss:.3f} and"

@@ -23,10 +23,10 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from undense.contract import FFNComponent
 from undense.errors import UndenseError
+from undense.train.checkpoints import last_checkpoint, step_of
 from undense.train.settings import FinetuneSettings
 from undense.train.tokens import BlockDataset
 
@@ -71,15 +71,15 @@ def finetune(
         teacher_weight=settings.teacher_weight,
     )
     guard.trainer = trainer
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() and settings.save_every else None
+    last = last_checkpoint(folder) if settings.save_every else None
     use_cache = model.config.use_cache
     try:
-        if last is not None and _step_of(last) >= settings.steps:
+        if last is not None and step_of(last) >= settings.steps:
             # The Trainer would take one more step before it notices that none is left.
-            load_model(model, Path(last) / "model.safetensors")
-            trainer.state = TrainerState.load_from_json(str(Path(last) / "trainer_state.json"))
+            load_model(model, last / "model.safetensors")
+            trainer.state = TrainerState.load_from_json(str(last / "trainer_state.json"))
         else:
-            trainer.train(resume_from_checkpoint=last)
+            trainer.train(resume_from_checkpoint=None if last is None else str(last))
     finally:
         model.loss_type = loss_type
         model.config.use_cache = use_cache
@@ -91,10 +91,6 @@ def finetune(
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     curve = [(int(entry["step"]), float(entry["loss"])) for entry in logs]
     return FinetuneResult(curve=curve, events=guard.events)
-
-
-def _step_of(checkpoint: str) -> int:
-    return int(checkpoint.rpartition("-")[2])
 
 
 def _freeze(model: nn.Module) -> list[nn.Parameter]:

@@ -2,7 +2,9 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
@@ -20,11 +22,11 @@ from transformers import (
     set_seed,
 )
 from transformers.integrations.integration_utils import TensorBoardCallback
-from transformers.trainer_utils import sort_checkpoints
 
 from undense.errors import UndenseError
-from undense.files import write_json
+from undense.files import new_parents, write_json
 from undense.train.build import build_model
+from undense.train.checkpoints import last_checkpoint, step_of
 from undense.train.corpus import Corpus, load_corpus
 from undense.train.groups import parameter_groups
 from undense.train.publish import publish
@@ -49,7 +51,7 @@ def pretrain(
     for a folder of another run, for one with checkpoints where `resume` is false, and where the
     loss stops being finite."""
     folder = Path(output_dir)
-    checkpoint = _last_checkpoint(folder)
+    checkpoint = last_checkpoint(folder)
     if checkpoint is not None and not resume:
         raise UndenseError(
             f"{folder} already holds {checkpoint.name}; continue it, or give another folder"
@@ -58,8 +60,8 @@ def pretrain(
     identity = {"recipe": recipe.to_dict(), "corpus": corpus.sha256}
     if checkpoint is not None:
         _require_same_run(folder, identity)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "run.json", identity)
+    elif folder.exists() and not _is_empty(folder) and not (folder / "run.json").is_file():
+        raise UndenseError(f"{folder} exists and is no pretraining run; give another folder")
 
     set_seed(recipe.seed)
     tokenizer = _tokenizer(recipe, corpus)
@@ -68,10 +70,35 @@ def pretrain(
         encode(corpus, "heldout", tokenizer), recipe.context, limit=recipe.eval_limit
     )
     model = build(recipe, tokenizer)
+    train_blocks = BlockDataset(train_tokens, recipe.context)
+    with _kept_if_useful(folder):
+        write_json(folder / "run.json", identity)
+        _fit(model, recipe, train_blocks, heldout, folder, checkpoint, callbacks)
+        return publish(
+            model,
+            tokenizer,
+            recipe=recipe,
+            corpus=corpus,
+            train_tokens=train_tokens,
+            heldout=heldout,
+            folder=folder,
+        )
+
+
+def _fit(
+    model: PreTrainedModel,
+    recipe: PretrainRecipe,
+    train: BlockDataset,
+    heldout: BlockDataset,
+    folder: Path,
+    checkpoint: Path | None,
+    callbacks: Sequence[TrainerCallback],
+) -> None:
+    """Train `model` in place, from `checkpoint` on where there is one."""
     trainer = Trainer(
         model=model,
         args=_arguments(recipe, folder),
-        train_dataset=BlockDataset(train_tokens, recipe.context),
+        train_dataset=train,
         eval_dataset=heldout,
         optimizers=(_optimizer(model, recipe), None),
         callbacks=[
@@ -80,22 +107,33 @@ def pretrain(
             *callbacks,
         ],
     )
-    if checkpoint is not None and _step(checkpoint) >= recipe.steps:
+    if checkpoint is not None and step_of(checkpoint) >= recipe.steps:
         # The Trainer would take one more step before it notices that none is left.
         load_model(model, checkpoint / "model.safetensors")
     else:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         # With bf16 the Trainer leaves autocast around `forward`; what follows is float32.
         trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    return publish(
-        model,
-        tokenizer,
-        recipe=recipe,
-        corpus=corpus,
-        train_tokens=train_tokens,
-        heldout=heldout,
-        folder=folder,
-    )
+
+
+@contextmanager
+def _kept_if_useful(folder: Path) -> Iterator[None]:
+    """`folder`, made where it is missing; of a failed run it keeps only what can be continued."""
+    existed, empty = (folder.exists(), not folder.exists() or _is_empty(folder))
+    with new_parents(folder):
+        try:
+            folder.mkdir(exist_ok=True)
+            yield
+        except BaseException:
+            if empty and last_checkpoint(folder) is None:
+                shutil.rmtree(folder, ignore_errors=True)
+                if existed:
+                    folder.mkdir()
+            raise
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 @final
@@ -122,7 +160,7 @@ class _StopWhenNotFinite(TrainerCallback):
         watched = {name: (logs or {}).get(name, 0.0) for name in ("loss", "grad_norm")}
         bad = {name: value for name, value in watched.items() if not math.isfinite(float(value))}
         if bad:
-            last = _last_checkpoint(self.folder)
+            last = last_checkpoint(self.folder)
             kept = "no checkpoint was written" if last is None else f"{last.name} is the last good"
             raise UndenseError(
                 f"training diverged at step {state.global_step}: {bad}; {kept}; "
@@ -171,19 +209,6 @@ def _arguments(recipe: PretrainRecipe, folder: Path) -> TrainingArguments:
         report_to="none",  # the TensorBoard callback is given with its folder
         disable_tqdm=False,
     )
-
-
-def _last_checkpoint(folder: Path) -> Path | None:
-    """The last checkpoint that is whole: the Trainer writes its state file last."""
-    if not folder.is_dir():
-        return None
-    found = [Path(path) for path in sort_checkpoints(str(folder))]
-    whole = [path for path in found if (path / "trainer_state.json").exists()]
-    return whole[-1] if whole else None
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _require_same_run(folder: Path, identity: dict[str, Any]) -> None:

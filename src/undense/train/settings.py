@@ -10,6 +10,12 @@ from undense.errors import UndenseError
 Trained = Literal["all", "ffn"]
 
 
+def require_seed(seed: int) -> None:
+    """Raises `UndenseError` for a number that the generators do not take."""
+    if not 0 <= seed < 2**32:
+        raise UndenseError(f"seed={seed} must be at least 0 and below 2**32")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DistillSettings:
     """How long and how fast. `divergence`: a loss this many times its best reverts the site.
@@ -31,6 +37,7 @@ class DistillSettings:
                 raise UndenseError(f"distill: {name}={getattr(self, name)} must be at least 1")
         if not self.learning_rate > 0:
             raise UndenseError(f"distill: learning_rate={self.learning_rate} must be above 0")
+        require_seed(self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +63,9 @@ class FinetuneSettings:
     bf16: bool = False
 
     def __post_init__(self) -> None:
+        require_seed(self.seed)
+        if not self.learning_rate > 0:
+            raise UndenseError(f"finetune: learning_rate={self.learning_rate} must be above 0")
         for name in ("steps", "batch", "log_every"):
             if getattr(self, name) < 1:
                 raise UndenseError(f"finetune: {name}={getattr(self, name)} must be at least 1")

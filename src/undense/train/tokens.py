@@ -122,6 +122,8 @@ class BlockDataset(Dataset[dict[str, Tensor]]):
                 f"{len(tokens)} tokens do not fill one block of context={context}; "
                 "give more text or a shorter context"
             )
+        if limit is not None and limit < 1:
+            raise UndenseError(f"limit={limit}: at least one block is needed, or None for all")
         count = count if limit is None else min(count, limit)
         self.blocks = tokens[: count * context].view(count, context)
 
