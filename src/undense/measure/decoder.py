@@ -57,7 +57,7 @@ class Decoder:
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """`batch` sequences of `tokens` new tokens after `past` cached ones; `labels`: with the loss."""
+    """`batch` sequences, `tokens` new ones in each after `past` cached; `labels`: with the loss."""
 
     batch: int = 1
     tokens: int

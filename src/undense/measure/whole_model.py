@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -47,14 +47,15 @@ def empty(config: PreTrainedConfig) -> Any:
     if named is not None and getattr(named, "config_class", None) is type(config):
         kind = named
     else:
-        kind = next((auto for auto, known in _heads(config) if type(config) in known), AutoModel)
+        autos = [auto for auto, known in _heads(config) if type(config) in known]
+        kind = [*autos, AutoModel][0]
     causal = kind is AutoModelForCausalLM or kind.__name__.endswith(_CAUSAL)
     if causal:
         # With a padding token transformers looks for it in the values of the ids; there are none.
         config.pad_token_id = None
     with torch.device("meta"):
-        model = kind._from_config(config) if kind is named else kind.from_config(config)
-    return model.eval()
+        build: Any = getattr(kind, "_from_config" if kind is named else "from_config")
+        return build(config).eval()
 
 
 def _heads(config: PreTrainedConfig) -> list[tuple[Any, Any]]:
@@ -74,18 +75,27 @@ def decodes(model: Any) -> bool:
     return type(model).__name__.endswith(_CAUSAL)
 
 
-def count_workload(model: Any, work: Workload) -> Count:
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """A count, and the numbers that the cache holds after it (None for a model without one)."""
+
+    count: Count
+    cached: int | None
+
+
+def count_workload(model: Any, work: Workload) -> Counted:
     """FLOPs of the new tokens of `work`, and of the way back where it has labels.
 
     Models without a language model's loss go back from their outputs. Raises `UndenseError` for a
     model that looks at values, which an empty one does not have.
     """
-    cached: dict[str, Any] = {}
+    inputs = _inputs(model, work.batch, work.tokens)
+    cache = None
     if decodes(model):
         # Without a cache transformers looks for packed sequences in the values of the positions;
         # filling a cache costs no FLOP.
-        cached = {"use_cache": True, "past_key_values": DynamicCache(config=model.config)}
-    inputs = _inputs(model, work.batch, work.tokens)
+        cache = DynamicCache(config=model.config)
+        inputs |= {"use_cache": True, "past_key_values": cache}
     if work.labels and type(model).__name__.endswith(_WITH_LABELS):
         inputs["labels"] = inputs["input_ids"]
         if decodes(model):
@@ -93,35 +103,27 @@ def count_workload(model: Any, work: Workload) -> Count:
     try:
         with torch.set_grad_enabled(work.labels):
             if work.past:
-                model(**_inputs(model, work.batch, work.past), **cached)
-            return count_flops(
-                lambda: model(**inputs, **cached), model=model, backward=work.labels
-            )
+                past = _inputs(model, work.batch, work.past)
+                model(**past, use_cache=True, past_key_values=cache)
+            count = count_flops(lambda: model(**inputs), model=model, backward=work.labels)
     except (NotImplementedError, RuntimeError) as error:
         raise UndenseError(
             f"{type(model).__name__} cannot be counted without memory: {error}; count the loaded"
             " model with undense.count_flops"
         ) from error
-
-
-def cache_numbers(model: Any, work: Workload) -> int | None:
-    """Numbers that the cache holds after `past` + `tokens` tokens; None for a model without one."""
-    if not decodes(model):
-        return None
-    cache = DynamicCache(config=model.config)
-    with torch.no_grad():
-        ids = _inputs(model, work.batch, work.past + work.tokens)
-        cache = model(**ids, use_cache=True, past_key_values=cache).past_key_values
-    return sum(
-        value.numel() for layer in cache.layers for value in vars(layer).values() if _held(value)
-    )
+    held = None
+    if cache is not None:
+        values = [value for layer in cache.layers for value in vars(layer).values()]
+        held = sum(value.numel() for value in values if _held(value))
+    return Counted(count=count, cached=held)
 
 
 def _held(value: object) -> bool:
+    """Whether an attribute of a cache's layer holds keys or values: (batch, heads, tokens, dim)."""
     return isinstance(value, Tensor) and value.dim() == 4
 
 
-def _inputs(model: Any, batch: int, tokens: int) -> dict[str, Tensor]:
+def _inputs(model: Any, batch: int, tokens: int) -> dict[str, Any]:
     if model.main_input_name == "pixel_values":
         sizes = model.config.image_size
         sides = (sizes, sizes) if isinstance(sizes, int) else tuple(sizes)
@@ -161,8 +163,3 @@ def _collect(node: ModuleCount, path: str, found: dict[str, Place]) -> None:
         pieces = ["*" if piece.isdigit() else piece for piece in part.name.split(".")]
         inner = [] if part.name == REMAINDER else pieces
         _collect(part, ".".join([*filter(None, [path]), *inner]) or REMAINDER, found)
-
-
-def parameters(model: nn.Module) -> int:
-    """Parameters, a shared one counted once."""
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from transformers import PreTrainedConfig
 
@@ -14,16 +14,8 @@ from undense.cost import Cost
 from undense.errors import UndenseError
 from undense.measure.decoder import Decoder, FFNCost, Workload, causal_pairs, decoder_cost
 from undense.measure.decoder_configs import decoder_of
-from undense.measure.whole_model import (
-    cache_numbers,
-    count_workload,
-    decodes,
-    empty,
-    parameters,
-    places,
-)
+from undense.measure.whole_model import count_workload, decodes, empty, places
 
-CacheType = Literal["fp32", "bf16", "int8"]
 CACHE_BYTES: dict[str, int] = {"fp32": 4, "bf16": 2, "int8": 1}
 
 
@@ -34,9 +26,12 @@ class EstimateSettings:
     batch: int = 1
     tokens: int = 256
     past: int = 256
-    cache: CacheType = "bf16"
+    cache: str = "bf16"
 
     def __post_init__(self) -> None:
+        if self.cache not in CACHE_BYTES:
+            known = ", ".join(CACHE_BYTES)
+            raise UndenseError(f"flops: cache={self.cache!r} must be one of {known}")
         for name, least in (("batch", 1), ("tokens", 1), ("past", 0)):
             if getattr(self, name) < least:
                 value = getattr(self, name)
@@ -62,46 +57,42 @@ def estimate(config: PreTrainedConfig, settings: EstimateSettings) -> dict[str, 
     works = settings.workloads()
     if not decodes(model):
         works.pop("decode")
-    result: dict[str, Any] = {
+    workloads = {name: _figures(model, decoder, work) for name, work in works.items()}
+    return {
         "model_class": type(model).__name__,
         "settings": asdict(settings),
-        "parameters": parameters(model),
-        "parameters_by_formula": None if decoder is None else _parameters(decoder),
-        "workloads": {name: _figures(model, decoder, work) for name, work in works.items()},
-        "kv_cache": None,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters_by_formula": decoder and decoder_cost(decoder, Workload(tokens=1)).weights,
+        "workloads": workloads,
+        "kv_cache": _cache(workloads["decode"], decoder, settings) if "decode" in works else None,
     }
-    if decodes(model):
-        held = Workload(batch=settings.batch, tokens=1, past=settings.past)
-        numbers = cache_numbers(model, held)
-        assert numbers is not None
-        each = CACHE_BYTES[settings.cache]
-        one = cache_numbers(model, Workload(tokens=1))
-        assert one is not None
-        by_formula = None
-        if decoder is not None:
-            by_formula = settings.batch * decoder.kv_cache_numbers(settings.past + 1)
-        result["kv_cache"] = {
-            "tokens": settings.past + 1,
-            "numbers": numbers,
-            "numbers_by_formula": by_formula,
-            "bytes": each * numbers,
-            "bytes_per_token": each * one,
-            "type": settings.cache,
-        }
-    return result
+
+
+def _cache(
+    decode: dict[str, Any], decoder: Decoder | None, settings: EstimateSettings
+) -> dict[str, Any]:
+    """Size of the cache once the new token is in it, all sequences, read off the cache itself."""
+    tokens = settings.past + 1
+    formula = None if decoder is None else settings.batch * decoder.kv_cache_numbers(tokens)
+    size = CACHE_BYTES[settings.cache] * decode["cached"]
+    return {
+        "tokens": tokens,
+        "type": settings.cache,
+        "numbers": decode["cached"],
+        "numbers_by_formula": formula,
+        "bytes": size,
+        "bytes_per_token": size / (settings.batch * tokens),
+    }
 
 
 def _figures(model: Any, decoder: Decoder | None, work: Workload) -> dict[str, Any]:
-    count = count_workload(model, work)
+    counted = count_workload(model, work)
+    count = counted.count
     formula = None if decoder is None else decoder_cost(decoder, work)
     agree = None
     if formula is not None:
-        backward = formula.backward if work.labels else 0
-        agree = (formula.forward, backward, formula.macs) == (
-            count.forward,
-            count.backward,
-            count.macs,
-        )
+        by_formula = (formula.forward, formula.backward if work.labels else 0, formula.macs)
+        agree = by_formula == (count.forward, count.backward, count.macs)
     full, past_only = causal_pairs(work)
     return {
         **asdict(work),
@@ -110,6 +101,7 @@ def _figures(model: Any, decoder: Decoder | None, work: Workload) -> dict[str, A
         "backward": count.backward,
         "macs": count.macs,
         "flops_per_token": (count.forward + count.backward) / work.rows,
+        "cached": counted.cached,
         "formula": None if formula is None else formula.to_dict(),
         "agree": agree,
         "attention_pairs": {"full_square": full, "causal": past_only},
@@ -137,7 +129,3 @@ def _component(dim: int, config: Config) -> FFNCost:
         return abstract_cost(dim, config, tokens)
 
     return ffn
-
-
-def _parameters(decoder: Decoder) -> int | None:
-    return decoder_cost(decoder, Workload(tokens=1)).weights
