@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from undense.cli.options import Reading, ReadingOptions, SpecOption, TargetOption
+from undense.cli.options import Reading, ReadingOptions, SpecOption, TargetOption, UsageError
 from undense.cli.screen import Screen
 from undense.errors import UndenseError
 
@@ -18,7 +18,9 @@ MODES = {"prefill": "forward", "decode": "forward", "training": "forward and bac
 class Options:
     """FLOPs and MACs of prefill, decoding and a training step, counted on the meta device."""
 
-    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL_OR_CONFIG")]
+    model: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL_OR_CONFIG")] = (
+        None
+    )
     """A model folder, a config.json, a hub name, "tiny", or "example:llama-7b" (gpt2, llama3-8b,
     mistral-7b, qwen3-8b)."""
     ffn: SpecOption = None
@@ -37,6 +39,8 @@ class Options:
     """What the cache holds: fp32, bf16 or int8."""
     strict: bool = False
     """Fail where an operation has no FLOP formula."""
+    proposal: bool = False
+    """Instead of a model: the original proposal's cost tables beside our components' costs."""
     common: ReadingOptions = field(default_factory=Reading)
 
 
@@ -46,6 +50,12 @@ def run(options: Options) -> dict[str, Any]:
     from undense.pipeline.load import load_config
     from undense.pipeline.whole import compare
 
+    if (options.model is None) != options.proposal:
+        raise UsageError("give either a model or --proposal; see `undense flops --help`")
+    if options.model is None:
+        from undense.pipeline.claims import proposal
+
+        return options.common.keep("flops", {"proposal": proposal()})
     if options.tokens < 1:
         raise UndenseError(f"flops: tokens={options.tokens} must be at least 1")
     if options.ffn is None and (options.targets or options.exclude):
@@ -70,6 +80,9 @@ def run(options: Options) -> dict[str, Any]:
 
 def show(result: dict[str, Any], screen: Screen) -> None:
     """The model's figures, then each kind of FFN part by part."""
+    if "proposal" in result:
+        _claims(result["proposal"], screen)
+        return
     dense, replaced = (result["dense"], result["replaced"])
     sides = [("dense", dense)] + ([(str(result["ffn"]), replaced)] if replaced else [])
     _sizes(result, sides, screen)
@@ -190,3 +203,37 @@ def _tree(tree: dict[str, Any], title: str, screen: Screen) -> None:
 
     add(tree, 0)
     screen.table(("part", "FLOPs", "share", "MACs", "weights"), rows, title=title)
+
+
+def _claims(tables: dict[str, Any], screen: Screen) -> None:
+    """The proposal's tables: claimed, then ours."""
+    for keys, rows in tables["one_token_4096"].items():
+        cells = [
+            (row["step"], *(f"{row[k] / 1e6:,.3f} M" for k in ("claimed", "macs", "flops")))
+            for row in rows
+        ]
+        columns = ("step", "claimed", "our MACs", "our FLOPs")
+        screen.table(columns, cells, title=f"one token, d = 4096, seeing {keys} positions")
+        screen.line()
+    small = [
+        (each["part"], *(f"{each[k]:,.0f}" for k in ("claimed", "macs", "flops")))
+        for each in tables["breakdown_128"]
+    ]
+    screen.table(("part", "claimed", "our MACs", "our FLOPs"), small, title="one FFN, d = 128")
+    screen.line()
+    rows: list[tuple[str, ...]] = []
+    for claim in tables["claims"]:
+        low, high = claim["claimed_times_less"]
+        claimed = f"{low:g}-{high:g}x" if high else f">{low:g}x"
+        if claim["missing"]:
+            rows.append((claim["method"], claimed, f"no component {claim['component']!r} here"))
+            continue
+        by_setting: dict[str, list[dict[str, Any]]] = {}
+        for figures in claim["rows"]:
+            by_setting.setdefault(figures["setting"], []).append(figures)
+        for setting, each in by_setting.items():
+            times = [f"{r['times_less']:,.1f}x" if r.get("times_less") else "none" for r in each]
+            rows.append((claim["method"], claimed, f"{setting}: {' / '.join(times)}"))
+    widths = " / ".join(map(str, tables["widths"]))
+    columns = ("method", "claimed less", f"ours, times fewer FLOPs than dense at d = {widths}")
+    screen.table(columns, rows, title="claims", words=columns)
