@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from undense.ffn.presets import resolve
     from undense.measure.flops import count_flops, flop_counter
+    from undense.pipeline.live import Live, LiveCallback
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,8 @@ _HOMES: dict[str, str] = {
     "Cost": "undense.cost",
     "DenseFFN": "undense.contract",
     "FFNComponent": "undense.contract",
+    "Live": "undense.pipeline.live",
+    "LiveCallback": "undense.pipeline.live",
     "SparseMicroRefine": "undense.ffn",
     "SparsePolynomial": "undense.ffn",
     "SparseSpectral": "undense.ffn",
@@ -58,6 +61,8 @@ __all__ = [
     "Cost",
     "DenseFFN",
     "FFNComponent",
+    "Live",
+    "LiveCallback",
     "SparseMicroRefine",
     "SparsePolynomial",
     "SparseSpectral",

@@ -207,10 +207,10 @@ def _tree(tree: dict[str, Any], title: str, screen: Screen) -> None:
 
 def _claims(tables: dict[str, Any], screen: Screen) -> None:
     """The proposal's tables: claimed, then ours."""
-    for keys, rows in tables["one_token_4096"].items():
+    for keys, steps in tables["one_token_4096"].items():
         cells = [
-            (row["step"], *(f"{row[k] / 1e6:,.3f} M" for k in ("claimed", "macs", "flops")))
-            for row in rows
+            (step["step"], *(f"{step[k] / 1e6:,.3f} M" for k in ("claimed", "macs", "flops")))
+            for step in steps
         ]
         columns = ("step", "claimed", "our MACs", "our FLOPs")
         screen.table(columns, cells, title=f"one token, d = 4096, seeing {keys} positions")

@@ -36,9 +36,11 @@ def run(options: Options) -> dict[str, Any]:
     if options.dry_run:
         tokens = recipe.steps * recipe.batch * recipe.context
         return place | {"plan": {"training_tokens": tokens, **recipe.to_dict()}}
+    from undense.pipeline.live import LiveCallback
     from undense.train.pretrain import pretrain
 
-    return place | {"metrics": pretrain(recipe, options.output_dir)}
+    live = LiveCallback(options.output_dir / "tensorboard")
+    return place | {"metrics": pretrain(recipe, options.output_dir, callbacks=[live])}
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:

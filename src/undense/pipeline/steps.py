@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from contextlib import nullcontext
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -26,6 +27,7 @@ from undense.errors import UndenseError
 from undense.ffn.presets import dense_config
 from undense.files import write_json
 from undense.pipeline.figures import model_flops_per_token
+from undense.pipeline.live import Live, LiveCallback
 from undense.pipeline.load import (
     Blocks,
     context_of,
@@ -82,11 +84,16 @@ def convert(settings: ConvertSettings, output_dir: Path) -> dict[str, Any]:
 
 
 def distill_folder(
-    settings: TrainSettings, training: DistillSettings, output_dir: Path
+    settings: TrainSettings,
+    training: DistillSettings,
+    output_dir: Path,
+    *,
+    live: Path | None = None,
 ) -> dict[str, Any]:
     """Layer-wise distillation of a converted folder against the dense FFNs of its source.
 
-    An interrupted call continues from the state beside `output_dir` to the same weights.
+    An interrupted call continues from the state beside `output_dir` to the same weights. `live`:
+    the folder of a live view (see `live.py`).
     """
     _must_be_new(output_dir)
     model = load_model(settings.model)
@@ -95,7 +102,9 @@ def distill_folder(
     pairs = dense_pairs(model, dense)
     blocks = _blocks(settings.model, model, settings.data)
     work = _work(output_dir, _identity("distill", settings, training, blocks, recipe))
-    result = distill(model, pairs, blocks.train, training, folder=work)
+    with nullcontext() if live is None else Live(model, live) as view:
+        watch = None if view is None else view.step
+        result = distill(model, pairs, blocks.train, training, folder=work, watch=watch)
     metrics = figures(model, blocks, settings.data.context) | {"events": result.events}
     step = {"step": "distill", **asdict(training), "data": asdict(settings.data)}
     recipe["steps"].append(step)
@@ -105,7 +114,11 @@ def distill_folder(
 
 
 def finetune_folder(
-    settings: TrainSettings, training: FinetuneSettings, output_dir: Path
+    settings: TrainSettings,
+    training: FinetuneSettings,
+    output_dir: Path,
+    *,
+    live: Path | None = None,
 ) -> dict[str, Any]:
     """Fine-tune a folder (converted or dense) with the Trainer; a teacher only where it weighs."""
     _must_be_new(output_dir)
@@ -116,7 +129,8 @@ def finetune_folder(
         teacher = load_model(settings.teacher or recipe["source"])
     blocks = _blocks(settings.model, model, settings.data)
     work = _work(output_dir, _identity("finetune", settings, training, blocks, recipe))
-    result = finetune(model, blocks.train, training, work, teacher=teacher)
+    views = [] if live is None else [LiveCallback(live)]
+    result = finetune(model, blocks.train, training, work, teacher=teacher, callbacks=views)
     metrics = figures(model, blocks, settings.data.context) | {"events": result.events}
     step = {"step": "finetune", **asdict(training), "data": asdict(settings.data)}
     recipe["steps"].append(step)
