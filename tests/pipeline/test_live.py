@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,12 @@ def test_a_histogram_holds_the_frequencies_that_survive(tmp_path: Path) -> None:
     frequencies = host.get_submodule("transformer.h.0.mlp.stages.spectral").frequencies
     assert event.histogram_value.num == len(frequencies)
     assert event.histogram_value.max == frequencies.max()
+    # an index stands in the bin that is around it
+    edges = event.histogram_value.bucket_limit
+    for index in frequencies.tolist():
+        place = bisect_left(edges, index)
+        assert event.histogram_value.bucket[place] >= 1
+        assert edges[place] - index == 0.5
 
 
 def test_the_trainer_takes_the_callback(tmp_path: Path) -> None:

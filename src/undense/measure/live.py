@@ -24,10 +24,22 @@ from undense.cost import Cost
 
 STAGES = ("spectral", "polynomial", "micro", "projection")
 TAG = re.compile(
-    r"FLOPs/(block_\d+_(spectral|polynomial|micro|projection|total)"
-    r"|block_\d+_dense_equivalent|total|dense_equivalent|saving)"
+    r"FLOPs/(block_\d+_(spectral|polynomial|micro|projection|total|dense)"
+    r"|total|dense_equivalent|saving)"
     r"|gates/block_\d+_\w+|kept/block_\d+_\w+|speed/tokens_per_s|memory/peak_mb"
 )
+ABOUT = """
+| tags | what they are |
+|---|---|
+| `FLOPs/block_N_total` | GFLOPs of block N's FFN in one optimizer step, forward and backward |
+| `FLOPs/block_N_spectral`, `_polynomial`, `_micro`, `_projection` | the stages of a composition |
+| `FLOPs/block_N_dense`, `FLOPs/dense_equivalent` | what dense FFNs would have taken |
+| `FLOPs/total`, `FLOPs/saving` | all FFNs; the share of the dense FLOPs saved (0 to 1) |
+| `gates/…`, `kept/…` | gates of the stages; which frequencies, terms and features are computed |
+| `speed/tokens_per_s`, `memory/peak_mb` | tokens learned from a second; most memory so far |
+
+Exact integers are in `metrics.jsonl`: TensorBoard keeps 32-bit floats.
+"""
 # Buffers of indices that are no choice but a layout.
 _LAYOUT = {"partner"}
 
@@ -79,7 +91,7 @@ class Reading:
             for stage, flops in work.stages.items():
                 values[f"FLOPs/block_{layer}_{stage}"] = scale * flops
             values[f"FLOPs/block_{layer}_total"] = scale * work.total
-            values[f"FLOPs/block_{layer}_dense_equivalent"] = scale * work.dense
+            values[f"FLOPs/block_{layer}_dense"] = scale * work.dense
         values["FLOPs/total"] = scale * self.total
         values["FLOPs/dense_equivalent"] = scale * self.dense
         values["FLOPs/saving"] = 1 - self.total / self.dense if self.dense else 0.0

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, final
 
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from transformers import (
     PreTrainedModel,
@@ -31,7 +32,7 @@ from undense.cost import Cost
 from undense.errors import UndenseError
 from undense.ffn.presets import dense_config
 from undense.measure.language_model import empty_model
-from undense.measure.live import Block, Meter, every_tag, kept
+from undense.measure.live import ABOUT, Block, Meter, every_tag, kept
 
 EVERY = 10
 
@@ -52,6 +53,7 @@ class Live:
         self.last: int | None = None
         place = Path(folder)
         self.writer = SummaryWriter(log_dir=str(place))
+        self.writer.add_text("about", ABOUT)
         self.lines = (place / "metrics.jsonl").open("a", encoding="utf-8")
 
     def step(self, step: int) -> None:
@@ -70,7 +72,8 @@ class Live:
             self.writer.add_scalar(tag, value, step)
         chosen = {tag: value for block in self.blocks for tag, value in kept(block).items()}
         for tag, values in chosen.items():
-            self.writer.add_histogram(tag, values.cpu(), step)
+            # TensorBoard's own bins grow with the number: wrong for indices, which are all alike.
+            self.writer.add_histogram(tag, values.cpu(), step, bins=index_bins(values))  # type: ignore[arg-type]
         others = {tag: v for tag, v in scalars.items() if not tag.startswith("FLOPs/")}
         line = {"step": step, **reading.to_dict(), "scalars": others}
         self.lines.write(json.dumps(line) + "\n")
@@ -140,6 +143,13 @@ def blocks_of(model: PreTrainedModel) -> list[Block]:
     if not blocks:
         raise UndenseError(f"live: {type(model).__name__} has no FFN whose FLOPs could be told")
     return sorted(blocks, key=lambda block: block.layer)
+
+
+def index_bins(values: Tensor) -> list[float]:
+    """Edges of at most 64 equal bins around whole numbers from 0 to the largest."""
+    largest = int(values.max())
+    count = min(largest + 1, 64)
+    return [-0.5 + (largest + 1) * edge / count for edge in range(count + 1)]
 
 
 def _dense_shapes(model: PreTrainedModel) -> dict[int, DenseShape]:
