@@ -194,7 +194,7 @@ class RWKV4(Peer):
 
 
 def matched(name: str, dim: int, heads: int, parameters: int) -> PeerConfig:
-    """The peer's config whose parameters come closest to `parameters`, over the widths it allows."""
+    """The peer's config whose parameters come closest to `parameters`, over its widths."""
     cls = mixer_class(name).Config
 
     def off(config: Any) -> int:

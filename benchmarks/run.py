@@ -6,7 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("compiled.py", "components.py", "demo_seeds.py")
+SCRIPTS = (
+    "compiled.py",
+    "components.py",
+    "demo_seeds.py",
+    "proposal_claims.py",
+    "live_overhead.py",
+)
 
 
 def main() -> int:

@@ -18,6 +18,7 @@ VERBS: dict[str, str] = {
     "train": "pretrain a small model from a recipe",
     "eval": "held-out loss, cost and size of a model",
     "flops": "FLOPs and MACs of a model, part by part, dense beside replaced",
+    "profile": "where a model's time goes, beside where its FLOPs go",
     "report": "rebuild the report of a run folder",
     "ls": "the components and presets that --ffn takes",
     "doctor": "check the installation and say how to mend it",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from undense.measure.flops import count_flops, flop_counter
     from undense.models.config import SpectralConfig
     from undense.models.spectral import SpectralForCausalLM, SpectralModel
+    from undense.pipeline.live import Live, LiveCallback
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,8 @@ _HOMES: dict[str, str] = {
     "Cost": "undense.cost",
     "DenseFFN": "undense.contract",
     "FFNComponent": "undense.contract",
+    "Live": "undense.pipeline.live",
+    "LiveCallback": "undense.pipeline.live",
     "SparseMicroRefine": "undense.ffn",
     "SparsePolynomial": "undense.ffn",
     "SparseSpectral": "undense.ffn",
@@ -63,6 +66,8 @@ __all__ = [
     "Cost",
     "DenseFFN",
     "FFNComponent",
+    "Live",
+    "LiveCallback",
     "SparseMicroRefine",
     "SparsePolynomial",
     "SparseSpectral",

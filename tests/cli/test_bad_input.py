@@ -269,6 +269,14 @@ CASES = [
         says=("teacher_weight=2",),
     ),
     Case(name="tokens", argv=lambda p: ["flops", p.dense, "--tokens", "0"], says=("tokens=0",)),
+    Case(name="cache", argv=lambda p: ["flops", p.dense, "--cache", "fp3"], says=("cache='fp3'",)),
+    Case(name="example", argv=lambda p: ["flops", "example:lama"], says=("example:llama-7b",)),
+    Case(
+        name="converted already",
+        argv=lambda p: ["flops", p.converted, "--ffn", "ultra-25"],
+        says=("converted already",),
+    ),
+    Case(name="rounds", argv=lambda p: ["profile", p.dense, "--rounds", "0"], says=("rounds=0",)),
     Case(
         name="places without a replacement",
         argv=lambda p: ["flops", p.dense, "--targets", "mlp"],

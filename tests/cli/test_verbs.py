@@ -58,6 +58,49 @@ def test_flops_of_a_config_without_weights(undense: Command, place: Place) -> No
     assert result["dense"]["uncounted"] == {}
 
 
+def test_flops_of_a_model_that_nobody_has_downloaded(undense: Command) -> None:
+    result = undense("flops", "example:llama-7b", "--tokens", "8", "--past", "5", "--json").result
+    estimate = result["dense"]["estimate"]
+    assert estimate["parameters"] == estimate["parameters_by_formula"] == 6_738_415_616
+    works = estimate["workloads"]
+    assert set(works) == {"prefill", "decode", "training"}
+    assert all(work["agree"] for work in works.values())
+    assert estimate["kv_cache"]["bytes"] == 2 * 2 * 32 * 4096 * 6  # bf16, keys and values
+    matrices = 32 * (4 * 4096**2 + 3 * 4096 * 11008) + 4096 * 32000
+    assert works["prefill"]["forward"] > 8 * 2 * matrices
+
+
+def test_flops_of_a_converted_folder_stand_beside_its_dense_model(
+    undense: Command, converted: Path
+) -> None:
+    result = undense("flops", converted, "--json").result
+    assert result["ffn"] == "as converted"
+    assert all(w["agree"] for w in result["replaced"]["estimate"]["workloads"].values())
+    assert result["replaced"]["flops"] < result["dense"]["flops"]
+    assert sum(len(kind["ffns"]) for kind in result["trees"]) == result["ffns"] == 2
+
+
+def test_flops_tells_the_tables_of_the_proposal(undense: Command) -> None:
+    outcome = undense("flops", "--proposal")
+    assert "Tensor Factorization" in outcome.out
+    assert undense("flops").code == 2
+
+
+def test_profile_plans_and_then_times(undense: Command, dense: Path, tmp_path: Path) -> None:
+    words = ("profile", dense, "--tokens", "8", "--rounds", "2", "--output-dir", tmp_path / "p")
+    plan = undense(*words, "--dry-run", "--json").result["plan"]
+    assert plan["writes"][0].endswith("profile.json")
+    assert not (tmp_path / "p").exists()
+    shown = undense(*words)
+    assert "attention" in shown.out
+    assert "energy" in shown.out
+    assert {path.name for path in (tmp_path / "p").iterdir()} == {
+        "profile.json",
+        "profile.png",
+        "trace.json",
+    }
+
+
 def test_results_are_kept_where_asked(undense: Command, dense: Path, tmp_path: Path) -> None:
     outcome = undense("flops", dense, "--json", "--output-dir", tmp_path / "new")
     kept = json.loads((tmp_path / "new" / "flops.json").read_text())
@@ -119,7 +162,9 @@ def test_eval_repeats_what_convert_measured(undense: Command, converted: Path, t
 
 
 @pytest.mark.parametrize("verb", ["distill", "finetune"])
-def test_training_steps_plan_and_then_do(undense: Command, place: Place, verb: str) -> None:
+def test_training_steps_plan_and_then_do(
+    undense: Command, place: Place, verb: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     target = place.here / "out"
     words = (verb, place.converted, "--output-dir", target, "--data", place.text)
     more = ("--eval-blocks", "4", "--steps", "2", "--batch", "2", "--json")
@@ -127,7 +172,9 @@ def test_training_steps_plan_and_then_do(undense: Command, place: Place, verb: s
     assert plan["training_tokens"] == 2 * 2 * 32
     assert plan["earlier_steps"] == ["convert"]
     assert place.files() == set()
-    outcome = undense(*words, *more)
+    live = tmp_path_factory.mktemp("live")
+    outcome = undense(*words, *more, "--live", live)
+    assert any(path.name.startswith("events.") for path in live.iterdir())
     assert outcome.code == 0, outcome.err
     assert outcome.result["metrics"]["loss"] > 0
     recipe = json.loads((target / "recipe.json").read_text())

@@ -26,6 +26,8 @@ class Options:
     """The folder to write; it must not exist yet."""
     teacher: str | None = TrainSettings.teacher
     """The dense model; by default the source that the folder's recipe.json names."""
+    live: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """Write live FLOPs, gates, speed and memory into this folder for `tensorboard --logdir`."""
     dry_run: bool = False
     """Say what would be done, and write nothing."""
     training: Annotated[DistillSettings, Flat] = field(default_factory=DistillSettings)
@@ -42,7 +44,9 @@ def run(options: Options) -> dict[str, Any]:
     )
     if options.dry_run:
         return training_plan("distill", settings, options.training, options.output_dir)
-    metrics = steps.distill_folder(settings, options.training, options.output_dir)
+    metrics = steps.distill_folder(
+        settings, options.training, options.output_dir, live=options.live
+    )
     return {"output_dir": str(options.output_dir), "dry_run": False, "metrics": metrics}
 
 

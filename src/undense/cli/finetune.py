@@ -27,6 +27,8 @@ class Options:
     teacher: str | None = TrainSettings.teacher
     """Whose logits to learn from where --teacher-weight is above 0; by default the source that
     the folder's recipe.json names."""
+    live: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
+    """Write live FLOPs, gates, speed and memory into this folder for `tensorboard --logdir`."""
     dry_run: bool = False
     """Say what would be done, and write nothing."""
     training: Annotated[FinetuneSettings, Flat] = field(default_factory=FinetuneSettings)
@@ -43,7 +45,9 @@ def run(options: Options) -> dict[str, Any]:
     )
     if options.dry_run:
         return distill.training_plan("finetune", settings, options.training, options.output_dir)
-    metrics = steps.finetune_folder(settings, options.training, options.output_dir)
+    metrics = steps.finetune_folder(
+        settings, options.training, options.output_dir, live=options.live
+    )
     return {"output_dir": str(options.output_dir), "dry_run": False, "metrics": metrics}
 
 

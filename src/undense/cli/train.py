@@ -40,10 +40,13 @@ def run(options: Options) -> dict[str, Any]:
     if options.dry_run:
         tokens = recipe.steps * recipe.batch * recipe.context
         return place | {"plan": {"training_tokens": tokens, **recipe.to_dict()}}
+    from undense.pipeline.live import LiveCallback
     from undense.pipeline.pretraining import build_from
     from undense.train.pretrain import pretrain
 
-    return place | {"metrics": pretrain(recipe, options.output_dir, build=build_from)}
+    live = LiveCallback(options.output_dir / "tensorboard")
+    metrics = pretrain(recipe, options.output_dir, build=build_from, callbacks=[live])
+    return place | {"metrics": metrics}
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:

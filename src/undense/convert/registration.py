@@ -55,6 +55,7 @@ class _AfterImport(importlib.abc.MetaPathFinder):
     """Lets the other finders find a file of transformers, and runs the steps that it concerns.
 
     A step waits until no file of transformers is half executed: they import one another in circles.
+    Nor may one of this folder be, which the step itself may need.
     """
 
     def __init__(self) -> None:
@@ -64,7 +65,7 @@ class _AfterImport(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname.partition(".")[0] != "transformers" or not self.steps:
+        if not self.steps or not fullname.startswith(("transformers", "undense.convert.")):
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         found = (finder.find_spec(fullname, path, target) for finder in others)

@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from undense.errors import UndenseError
+from undense.pipeline.examples import PREFIX, example_config
 from undense.pipeline.settings import TINY
 from undense.train.corpus import Corpus, load_corpus
 from undense.train.tiny import tiny_model, tiny_tokenizer
@@ -39,9 +40,11 @@ def load_model(name: str) -> PreTrainedModel:
 
 
 def load_config(name: str) -> PretrainedConfig:
-    """The config alone, no weights."""
+    """The config alone, no weights: of a folder, a config.json, a hub name, or an example:NAME."""
     if name == TINY:
         return tiny_model().config
+    if name.startswith(PREFIX):
+        return example_config(name)
     try:
         return AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:

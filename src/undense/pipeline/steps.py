@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import nullcontext
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -24,6 +25,7 @@ from undense.convert.sites import find_components, find_sites
 from undense.errors import UndenseError
 from undense.ffn.presets import dense_config
 from undense.pipeline.figures import forward_times, model_flops_per_token
+from undense.pipeline.live import Live, LiveCallback
 from undense.pipeline.load import (
     Blocks,
     context_of,
@@ -73,11 +75,16 @@ def convert(settings: ConvertSettings, output_dir: Path) -> dict[str, Any]:
 
 
 def distill_folder(
-    settings: TrainSettings, training: DistillSettings, output_dir: Path
+    settings: TrainSettings,
+    training: DistillSettings,
+    output_dir: Path,
+    *,
+    live: Path | None = None,
 ) -> dict[str, Any]:
     """Layer-wise distillation of a converted folder against the dense FFNs of its source.
 
-    An interrupted call continues from the state beside `output_dir` to the same weights.
+    An interrupted call continues from the state beside `output_dir` to the same weights. `live`:
+    the folder of a live view (see `live.py`).
     """
     must_be_new(output_dir)
     model = load_model(settings.model)
@@ -86,8 +93,12 @@ def distill_folder(
     pairs = dense_pairs(model, dense)
     blocks = _blocks(settings.model, model, settings.data)
     identity = _identity("distill", settings, training, blocks, recipe)
-    with work_folder(output_dir, identity) as work:
-        result = distill(model, pairs, blocks.train, training, folder=work)
+    with (
+        work_folder(output_dir, identity) as work,
+        nullcontext() if live is None else Live(model, live) as view,
+    ):
+        watch = None if view is None else view.step
+        result = distill(model, pairs, blocks.train, training, folder=work, watch=watch)
         metrics = figures(model, blocks, settings.data.context) | {"events": result.events}
         step = {"step": "distill", **asdict(training), "data": asdict(settings.data)}
         recipe["steps"].append(step)
@@ -96,7 +107,11 @@ def distill_folder(
 
 
 def finetune_folder(
-    settings: TrainSettings, training: FinetuneSettings, output_dir: Path
+    settings: TrainSettings,
+    training: FinetuneSettings,
+    output_dir: Path,
+    *,
+    live: Path | None = None,
 ) -> dict[str, Any]:
     """Fine-tune a folder (converted or dense) with the Trainer; a teacher only where it weighs."""
     must_be_new(output_dir)
@@ -107,8 +122,9 @@ def finetune_folder(
         teacher = load_model(settings.teacher or recipe["source"])
     blocks = _blocks(settings.model, model, settings.data)
     identity = _identity("finetune", settings, training, blocks, recipe)
+    views = [] if live is None else [LiveCallback(live)]
     with work_folder(output_dir, identity) as work:
-        result = finetune(model, blocks.train, training, work, teacher=teacher)
+        result = finetune(model, blocks.train, training, work, teacher=teacher, callbacks=views)
         metrics = figures(model, blocks, settings.data.context) | {"events": result.events}
         step = {"step": "finetune", **asdict(training), "data": asdict(settings.data)}
         recipe["steps"].append(step)

@@ -76,12 +76,14 @@ def distill(
     settings: DistillSettings,
     *,
     folder: Path | None = None,
+    watch: Callable[[int], None] | None = None,
 ) -> DistillResult:
     """Train the replacement of each pair (replacement, dense FFN) in place.
 
     The loss of a site is its relative squared error, mean (y - t)^2 / variance of t. With `folder`,
     the state is kept in `folder/distill.pt` and a later call with the same settings continues from
-    it, to the same weights as without the interruption. Raises `UndenseError` for no trainable
+    it, to the same weights as without the interruption. `watch` is called with the number of steps
+    done after each. Raises `UndenseError` for no trainable
     site, or a state file of other settings.
     """
     sites = _sites(pairs)
@@ -104,6 +106,8 @@ def distill(
         events += [message for site in sites if (message := _watch(site, step, settings))]
         mean = sum(errors) / len(errors)
         curve.append((step, mean))
+        if watch is not None:
+            watch(step + 1)
         progress.set_postfix(error=f"{mean:.4f}", refresh=False)
         if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
             for site in sites:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ def finetune(
     folder: Path,
     *,
     teacher: PreTrainedModel | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> FinetuneResult:
     """Train `model` in place on next-token prediction, in `folder` for logs and checkpoints.
 
@@ -66,7 +68,7 @@ def finetune(
         model=model,
         args=_arguments(settings, folder),
         train_dataset=dataset,
-        callbacks=[guard],
+        callbacks=[guard, *callbacks],
         teacher=teacher,
         teacher_weight=settings.teacher_weight,
     )
