@@ -13,8 +13,11 @@ receive a gradient. `per_element` is the one table that components and the dispa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from undense.errors import UndenseError
 
 # FLOPs per number of the output (of the input, for reductions), in the order of the arithmetic.
 PER_ELEMENT: dict[str, int] = {
@@ -67,6 +70,42 @@ PER_ELEMENT: dict[str, int] = {
 def per_element(name: str) -> int:
     """FLOPs that one number costs under the operation `name` of the shared table."""
     return PER_ELEMENT[name]
+
+
+class Work(NamedTuple):
+    """FLOPs of one executed operation, and the same in multiply-adds."""
+
+    flops: int
+    macs: int = 0
+
+    def __add__(self, other: object) -> Work:  # a sum of work, not the tuples one after the other
+        assert isinstance(other, Work), other
+        return Work(self.flops + other.flops, self.macs + other.macs)
+
+
+OpFormula = Callable[..., Work]
+
+# The operations that `register_formula` was told about; the dispatch counter reads it.
+OP_FORMULAS: dict[str, OpFormula] = {}
+
+
+def register_formula(op: str, formula: OpFormula) -> None:
+    """Tell the dispatch counter what one call of the PyTorch operation `op` costs.
+
+    `op`: "namespace.name" as in `torch.ops`, for every overload and the in-place form (no underscore
+    at the end). `formula(out, *args, **kwargs)`
+    receives what the operation returned (on the meta device shapes only), then its own arguments.
+    The operation is no longer taken apart. A file that defines a custom op calls this right under
+    it, its backward op included; `Work(0)` says that an operation only moves data.
+
+    Raises `UndenseError` where the name has no namespace or has a formula already.
+    """
+    namespace, _, name = op.partition(".")
+    if not (namespace.isidentifier() and name.isidentifier()):
+        raise UndenseError(f"register_formula: op={op!r} must be 'namespace.name', as in torch.ops")
+    if op in OP_FORMULAS:
+        raise UndenseError(f"register_formula: {op} has a formula already; register it once")
+    OP_FORMULAS[op] = formula
 
 
 @dataclass(frozen=True, kw_only=True)

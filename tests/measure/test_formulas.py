@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import pytest
 import torch
 from hand_derived import C64, CASES, Case, given
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
+from undense.cost import OP_FORMULAS, Work, register_formula
 from undense.errors import UndenseError
 from undense.measure import formulas
-from undense.measure.call import Call, Work
+from undense.measure.call import Call
 from undense.measure.count import Count
 from undense.measure.flops import count_flops
 
@@ -83,15 +86,38 @@ def test_free_operations_are_listed_with_their_calls() -> None:
     assert counted.dispatched == 0
 
 
-def test_custom_operation_counts_by_the_formula_that_it_registers() -> None:
+@pytest.fixture
+def thrice() -> Iterator[Callable[[Tensor], Tensor]]:
+    """A custom operation; what is registered for it is forgotten afterwards."""
+
     @torch.library.custom_op("undense_test::thrice", mutates_args=())
     def thrice(x: Tensor) -> Tensor:
         return x * 3
 
+    yield thrice
+    OP_FORMULAS.pop("undense_test.thrice", None)
+    flop_registry.pop(torch.ops.undense_test.thrice, None)
+
+
+def test_custom_operation_counts_by_the_formula_that_is_registered(
+    thrice: Callable[[Tensor], Tensor],
+) -> None:
     assert count_flops(thrice, given(5)).uncounted == {"undense_test.thrice": 1}
-    op = torch.ops.undense_test.thrice
-    register_flop_formula(op)(lambda shape, out_shape: shape.numel())
-    try:
-        assert count_flops(thrice, given(5)).forward == 5
-    finally:
-        del flop_registry[op]
+    register_formula("undense_test.thrice", lambda out, x: Work(3 * out.numel(), x.numel()))
+    counted = count_flops(thrice, given(5))
+    assert (counted.forward, counted.macs, counted.uncounted) == (15, 5, {})
+    with pytest.raises(UndenseError, match="has a formula already"):
+        register_formula("undense_test.thrice", lambda out, x: Work(1))
+
+
+def test_custom_operation_counts_by_a_formula_that_pytorch_knows(
+    thrice: Callable[[Tensor], Tensor],
+) -> None:
+    register_flop_formula(torch.ops.undense_test.thrice)(lambda shape, out_shape: shape.numel())
+    assert count_flops(thrice, given(5)).forward == 5
+
+
+@pytest.mark.parametrize("name", ["thrice", "undense::thrice", "a.b.c"])
+def test_formula_needs_a_name_as_in_torch_ops(name: str) -> None:
+    with pytest.raises(UndenseError, match=r"namespace\.name"):
+        register_formula(name, lambda out: Work(1))

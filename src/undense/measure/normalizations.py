@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from undense.cost import per_element
-from undense.measure.call import Call, Formula, Work
+from undense.cost import Work, per_element
+from undense.measure.call import Call, Formula
 
 _MACS = 4
 

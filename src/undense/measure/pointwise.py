@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from undense.cost import per_element
-from undense.measure.call import Call, Formula, Work
+from undense.cost import Work, per_element
+from undense.measure.call import Call, Formula
 
 # One FLOP a number, and no multiply-add: sums, signs, comparisons.
 _SUMS = """

@@ -6,7 +6,8 @@ from math import prod
 
 from torch import Tensor
 
-from undense.measure.call import Call, Formula, Work, is_sparse, stored
+from undense.cost import Work
+from undense.measure.call import Call, Formula, is_sparse, stored
 
 
 def multiply_adds(count: int, operand: Tensor) -> Work:

@@ -6,8 +6,8 @@ division of a mean is one a result and left out. In multiply-adds all of this is
 
 from __future__ import annotations
 
-from undense.cost import per_element
-from undense.measure.call import Call, Formula, Work
+from undense.cost import Work, per_element
+from undense.measure.call import Call, Formula
 from undense.measure.products import additions
 
 # One FLOP for each number read: sums, and comparisons for an extreme or the best few.
