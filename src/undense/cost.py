@@ -2,7 +2,11 @@
 
 Conventions. A FLOP is one multiply, one add, one comparison, or one elementary function (exp, tanh,
 erf, sqrt, division) of one number; a multiply-add is 2. Counts are exact integers. Reductions cost
-one FLOP for each number read. Moving data (views, gathers, copies, permutations, fills) costs none.
+one FLOP for each number read; so does picking the best few, while a sort of n numbers is a merge of
+n ceil(log2 n) comparisons. A Fourier transform costs its nominal 5 n ceil(log2 n), half of that for
+real numbers; a factorisation the leading terms of the textbook; what iterates until it converges
+(eigenvalues, singular values) has no count. Moving data (views, gathers, copies, permutations,
+fills) costs none.
 
 `macs` is the other half of the field's convention, shown beside FLOPs and never mixed with them: a
 multiply-add is 1, an activation function 1 per number, a normalisation 4 per number.
@@ -64,6 +68,8 @@ PER_ELEMENT: dict[str, int] = {
     "mse_loss_backward": 3,  # g * 2 * (x - y)
     "nll_loss": 2,  # negate, sum: one number a target
     "nll_loss_backward": 1,
+    # m + (1 - b) * (g - m); b * v + (1 - b) * g * g; p - a * m / (sqrt(v) / c + eps)
+    "adam": 13,
 }
 
 
@@ -92,11 +98,11 @@ OP_FORMULAS: dict[str, OpFormula] = {}
 def register_formula(op: str, formula: OpFormula) -> None:
     """Tell the dispatch counter what one call of the PyTorch operation `op` costs.
 
-    `op`: "namespace.name" as in `torch.ops`, for every overload and the in-place form (no underscore
-    at the end). `formula(out, *args, **kwargs)`
-    receives what the operation returned (on the meta device shapes only), then its own arguments.
-    The operation is no longer taken apart. A file that defines a custom op calls this right under
-    it, its backward op included; `Work(0)` says that an operation only moves data.
+    `op`: "namespace.name" as in `torch.ops`, for every overload and the in-place form (without its
+    last underscore). `formula(out, *args, **kwargs)` receives what the operation returned (on the
+    meta device shapes only), then its own arguments. The operation is no longer taken apart. A file
+    that defines a custom op calls this right under it, for its backward op too; `Work(0)` says that
+    an operation only moves data.
 
     Raises `UndenseError` where the name has no namespace or has a formula already.
     """

@@ -13,11 +13,16 @@ from torch.utils.flop_counter import flop_registry
 
 from undense.cost import OP_FORMULAS, Work
 from undense.measure import (
+    activations,
     attention,
+    losses,
     normalizations,
+    optimizers,
     pointwise,
+    pooling,
     products,
     reductions,
+    solvers,
     transforms,
 )
 from undense.measure.call import Call, Formula, is_real_number, op_name, tensors
@@ -28,8 +33,13 @@ FORMULAS: dict[str, Formula] = {
     **transforms.FORMULAS,
     **attention.FORMULAS,
     **pointwise.FORMULAS,
+    **activations.FORMULAS,
     **reductions.FORMULAS,
     **normalizations.FORMULAS,
+    **losses.FORMULAS,
+    **pooling.FORMULAS,
+    **optimizers.FORMULAS,
+    **solvers.FORMULAS,
 }
 
 
