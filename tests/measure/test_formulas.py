@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from hand_derived import C64, CASES, Case, given
+from single_operations import SINGLE
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
@@ -23,7 +24,40 @@ def count(case: Case) -> Count:
     return count_flops(case.function, *operands, backward=case.backward is not None)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+
+# Kernels that no CPU runs, nor the meta device whole -> an operation with the same formula.
+ELSEWHERE = {
+    **{
+        f"aten._scaled_dot_product_{kernel}_attention_backward": (
+            "aten._scaled_dot_product_flash_attention_for_cpu_backward"
+        )
+        for kernel in ("flash", "efficient", "cudnn")
+    },
+    "aten._scaled_dot_product_fused_attention_overrideable_backward": (
+        "aten._scaled_dot_product_flash_attention_for_cpu_backward"
+    ),
+    "aten._scaled_dot_product_fused_attention_overrideable": (
+        "aten._scaled_dot_product_flash_attention_for_cpu"
+    ),
+    "aten.convolution_overrideable": "aten.convolution",
+    "aten.convolution_backward_overrideable": "aten.convolution_backward",
+}
+
+
+# The same, where no other operation has the formula: arguments, shape of the output, work.
+BY_SHAPE = {
+    # a product; the scale of each of the 20 results
+    "aten._scaled_mm": (
+        (given(4, 3), given(3, 5), given(), given()),
+        (4, 5),
+        Work(2 * 4 * 3 * 5 + 20, 4 * 3 * 5),
+    ),
+    "aten._fused_rms_norm": ((given(2, 8), [8], given(8), None), (2, 8), Work(4 * 16, 4 * 16)),
+}
+
+
+@pytest.mark.parametrize("case", [*CASES, *SINGLE], ids=lambda case: case.name)
 def test_count_is_what_is_worked_out_by_hand(case: Case) -> None:
     counted = count(case)
     assert not counted.uncounted
@@ -32,18 +66,41 @@ def test_count_is_what_is_worked_out_by_hand(case: Case) -> None:
     assert isinstance(counted.dispatched, int)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.forward], ids=lambda case: case.name)
-def test_a_wrong_formula_is_caught(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    ops = count(case).by_op
-    dearest = max(ops, key=lambda name: ops[name].flops)
-    right = formulas.FORMULAS[dearest]
+@pytest.fixture(scope="module")
+def covering() -> dict[str, Case]:
+    """A case for every operation that some case dispatches."""
+    covered: dict[str, Case] = {}
+    for case in (*CASES, *SINGLE):
+        for name in count(case).by_op:
+            covered.setdefault(name, case)
+    return covered
+
+
+def test_every_formula_has_a_case(covering: dict[str, Case]) -> None:
+    assert formulas.FORMULAS.keys() - covering.keys() == {*ELSEWHERE, *BY_SHAPE}
+    for name, same in ELSEWHERE.items():
+        assert formulas.FORMULAS[name] is formulas.FORMULAS[same]
+
+
+@pytest.mark.parametrize("name", BY_SHAPE)
+def test_kernel_of_another_device_is_counted_by_its_shapes(name: str) -> None:
+    arguments, shape, flops = BY_SHAPE[name]
+    op = getattr(torch.ops.aten, name.removeprefix("aten.")).default
+    assert formulas.work(Call(op, arguments, {}, torch.empty(shape))) == flops
+
+
+@pytest.mark.parametrize("name", sorted(formulas.FORMULAS.keys() - {*ELSEWHERE, *BY_SHAPE}))
+def test_a_wrong_formula_is_caught(
+    name: str, covering: dict[str, Case], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, case = formulas.FORMULAS[name], covering[name]
 
     def wrong(call: Call) -> Work:
         work = right(call)
         assert work is not None
         return work + Work(1)
 
-    monkeypatch.setitem(formulas.FORMULAS, dearest, wrong)
+    monkeypatch.setitem(formulas.FORMULAS, name, wrong)
     assert count(case).dispatched != case.forward + (case.backward or 0)
 
 

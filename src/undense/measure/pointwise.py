@@ -15,7 +15,7 @@ from undense.measure.call import Call, Formula
 # One FLOP a number, and no multiply-add: sums, signs, comparisons.
 _SUMS = """
 abs neg sign sgn floor ceil round trunc frac maximum minimum fmax fmin eq ne lt le gt ge
-isnan isinf isneginf isposinf heaviside angle conj_physical signbit nextafter
+isnan isinf isneginf isposinf heaviside angle _conj_physical signbit nextafter
 """
 
 # One FLOP and one multiply-add a number: products and elementary functions.
@@ -51,7 +51,7 @@ _COSTLIER: dict[str, int] = {
 # FLOPs a number of the output where an operand or the output is complex, and multiply-adds.
 _COMPLEX: dict[str, Work] = {
     "neg": Work(2),
-    "conj_physical": Work(1),
+    "_conj_physical": Work(1),
     "eq": Work(2),
     "ne": Work(2),
     "abs": Work(4, 3),  # sqrt(x * x + y * y)

@@ -51,7 +51,7 @@ def spread(call: Call) -> Work:
 
 
 FORMULAS: dict[str, Formula] = {
-    **{f"aten.avg_pool{dims}d": windows(dims) for dims in (1, 2, 3)},
+    **{f"aten.avg_pool{dims}d": windows(dims) for dims in (2, 3)},
     **{f"aten.avg_pool{dims}d_backward": windows_backward(dims) for dims in (2, 3)},
     **{f"aten.max_pool{dims}d_with_indices": windows(dims) for dims in (2, 3)},
     **{f"aten.max_pool{dims}d_with_indices_backward": spread for dims in (2, 3)},

@@ -148,7 +148,6 @@ def convolution_backward(call: Call) -> Work:
 
 FORMULAS: dict[str, Formula] = {
     "aten.mm": mm,
-    "aten._sparse_mm": mm,
     "aten._sparse_addmm": addmm,
     "aten._int_mm": mm,
     "aten.bmm": mm,
@@ -167,7 +166,6 @@ FORMULAS: dict[str, Formula] = {
     "aten._addmm_activation": activated,
     "aten._trilinear": trilinear,
     "aten.convolution": convolution,
-    "aten._convolution": convolution,
     "aten.convolution_overrideable": convolution,
     "aten.convolution_backward": convolution_backward,
     "aten.convolution_backward_overrideable": convolution_backward,

@@ -11,10 +11,10 @@ from undense.measure.call import Call, Formula
 from undense.measure.products import additions, multiplications
 
 # One FLOP for each number read: sums, and comparisons for an extreme or the best few.
-_SUMS = "sum nansum mean cumsum _sparse_sum"
+_SUMS = "sum nansum mean cumsum"
 _COMPARISONS = """
 amax amin max min argmax argmin cummax cummin topk any all count_nonzero histc bincount
-_cummax_helper _cummin_helper median nanmedian kthvalue mode
+median nanmedian kthvalue mode
 """
 
 _COSTLIER: dict[str, int] = {
