@@ -243,6 +243,7 @@ DERIVED = {
     "layer_norm_backward": 8 + 4 + 1,
     "attention_output_backward": 2,  # the sum of g * y
     "nll_loss": 2,
+    "adam": 13,  # proved below
     "nll_loss_backward": 1,
 }
 
@@ -278,6 +279,21 @@ def test_constant_is_the_arithmetic_of_the_backward(name: str) -> None:
 @pytest.mark.parametrize("name", DERIVED)
 def test_derived_constant_is_what_it_is_derived_from(name: str) -> None:
     assert PER_ELEMENT[name] == DERIVED[name]
+
+
+def test_adam_is_the_arithmetic_of_one_step() -> None:
+    weight = torch.tensor(X, dtype=torch.float64, requires_grad=True)
+    weight.grad = torch.tensor(G, dtype=torch.float64)
+    torch.optim.Adam([weight], lr=0.1, betas=(0.9, 0.99), eps=1e-8).step()
+    tally = Tally()
+    b, c, stepped = 0.1, 0.01, []
+    # the first step: both means start at 0, and their corrections 1 - 0.9 and 1 - 0.99 are given
+    for p, g, m, v in zip(*map(tally.numbers, (X, G, [0.0] * N, [0.0] * N)), strict=True):
+        m = m + (g - m) * b
+        v = v * (1 - c) + g * g * c
+        stepped.append(p - m * (0.1 / b) / (sqrt(v) / c**0.5 + 1e-8))
+    assert _plain(stepped) == pytest.approx(weight.detach().tolist(), rel=1e-9)
+    assert tally.flops == PER_ELEMENT["adam"] * N
 
 
 def _plain(result: Result) -> list[float]:

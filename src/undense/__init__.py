@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from undense.convert.ffns import load_ffns_, save_ffns
     from undense.convert.folders import load, save
     from undense.convert.revert import revert_
+    from undense.cost import register_formula
     from undense.errors import UndenseError
     from undense.ffn import (
         SparseMicroRefine,
@@ -55,6 +56,7 @@ _HOMES: dict[str, str] = {
     "load": "undense.convert.folders",
     "load_ffns_": "undense.convert.ffns",
     "plan": "undense.convert.convert",
+    "register_formula": "undense.cost",
     "resolve": "undense.ffn.presets",
     "revert_": "undense.convert.revert",
     "save": "undense.convert.folders",
@@ -83,6 +85,7 @@ __all__ = [
     "load",
     "load_ffns_",
     "plan",
+    "register_formula",
     "resolve",
     "revert_",
     "save",

@@ -2,7 +2,11 @@
 
 Conventions. A FLOP is one multiply, one add, one comparison, or one elementary function (exp, tanh,
 erf, sqrt, division) of one number; a multiply-add is 2. Counts are exact integers. Reductions cost
-one FLOP for each number read. Moving data (views, gathers, copies, permutations, fills) costs none.
+one FLOP for each number read; so does picking the best few, while a sort of n numbers is a merge of
+n ceil(log2 n) comparisons. A Fourier transform costs its nominal 5 n ceil(log2 n), half of that for
+real numbers; a factorisation the leading terms of the textbook; what iterates until it converges
+(eigenvalues, singular values) has no count. Moving data (views, gathers, copies, permutations,
+fills) costs none.
 
 `macs` is the other half of the field's convention, shown beside FLOPs and never mixed with them: a
 multiply-add is 1, an activation function 1 per number, a normalisation 4 per number.
@@ -13,8 +17,11 @@ receive a gradient. `per_element` is the one table that components and the dispa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from undense.errors import UndenseError
 
 # FLOPs per number of the output (of the input, for reductions), in the order of the arithmetic.
 PER_ELEMENT: dict[str, int] = {
@@ -61,12 +68,50 @@ PER_ELEMENT: dict[str, int] = {
     "mse_loss_backward": 3,  # g * 2 * (x - y)
     "nll_loss": 2,  # negate, sum: one number a target
     "nll_loss_backward": 1,
+    # m + (1 - b) * (g - m); b * v + (1 - b) * g * g; p - a * m / (sqrt(v) / c + eps)
+    "adam": 13,
 }
 
 
 def per_element(name: str) -> int:
     """FLOPs that one number costs under the operation `name` of the shared table."""
     return PER_ELEMENT[name]
+
+
+class Work(NamedTuple):
+    """FLOPs of one executed operation, and the same in multiply-adds."""
+
+    flops: int
+    macs: int = 0
+
+    def __add__(self, other: object) -> Work:  # a sum of work, not the tuples one after the other
+        assert isinstance(other, Work), other
+        return Work(self.flops + other.flops, self.macs + other.macs)
+
+
+OpFormula = Callable[..., Work]
+
+# The operations that `register_formula` was told about; the dispatch counter reads it.
+OP_FORMULAS: dict[str, OpFormula] = {}
+
+
+def register_formula(op: str, formula: OpFormula) -> None:
+    """Tell the dispatch counter what one call of the PyTorch operation `op` costs.
+
+    `op`: "namespace.name" as in `torch.ops`, for every overload and the in-place form (without its
+    last underscore). `formula(out, *args, **kwargs)` receives what the operation returned (on the
+    meta device shapes only), then its own arguments. The operation is no longer taken apart. A file
+    that defines a custom op calls this right under it, for its backward op too; `Work(0)` says that
+    an operation only moves data.
+
+    Raises `UndenseError` where the name has no namespace or has a formula already.
+    """
+    namespace, _, name = op.partition(".")
+    if not (namespace.isidentifier() and name.isidentifier()):
+        raise UndenseError(f"register_formula: op={op!r} must be 'namespace.name', as in torch.ops")
+    if op in OP_FORMULAS:
+        raise UndenseError(f"register_formula: {op} has a formula already; register it once")
+    OP_FORMULAS[op] = formula
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,6 +52,16 @@ def heads(queries: int, keys: int) -> tuple[Tensor, Tensor, Tensor]:
     return leaf(1, 2, queries, 8), leaf(1, 2, keys, 8), leaf(1, 2, keys, 8)
 
 
+def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    left, right = x.chunk(2, -1)
+    return x * cosine + torch.cat([-right, left], -1) * sine
+
+
+def chain() -> tuple[Tensor, ...]:
+    """(2, 3) x (3, 4) x (4, 1): the last two first, 2 * 12, then 2 * 6."""
+    return given(2, 3), given(3, 4), given(4, 1)
+
+
 def three_numbers() -> Tensor:
     places = torch.tensor([[0, 2, 5], [1, 3, 0]])
     return torch.sparse_coo_tensor(places, torch.ones(3), (6, 5), check_invariants=True)
@@ -296,4 +306,45 @@ REDUCTIONS = [
     ),
 ]
 
-CASES = [*PRODUCTS, *TRANSFORMS, *ATTENTION, *POINTWISE, *REDUCTIONS]
+
+def pool(function: Callable[..., Tensor], dims: int, size: int) -> Case:
+    """Windows of 2 a side: 2 ** dims numbers meet for each of the results."""
+    numbers = 2 * 4**dims
+    return Case(
+        f"{function.__name__} over {dims} axes",
+        lambda x: function(x, size),
+        lambda: (leaf(1, 2, *[4] * dims),),
+        numbers,
+        2 * 2**dims,
+    )
+
+
+POOLING = [
+    pool(F.max_pool2d, 2, 2),
+    pool(F.max_pool3d, 3, 2),
+    pool(F.adaptive_max_pool2d, 2, 2),
+    pool(F.adaptive_max_pool3d, 3, 2),
+    # a sigmoid (4) and a product; back g * s, that * a * (1 - s), and the sigmoid again
+    Case("gated linear unit", F.glu, lambda: (leaf(3, 4),), 5 * 6, (4 + 4) * 6),
+    Case(
+        "cross-entropy on a plane",
+        lambda x: F.cross_entropy(x, torch.zeros(1, 2, 2, dtype=torch.long)),
+        lambda: (leaf(1, 3, 2, 2),),
+        6 * 12 + 2 * 4,
+        4 + 4 * 12,
+    ),
+    Case("L1 loss", F.l1_loss, lambda: (leaf(6), given(6)), 3 * 6, (1 + 1 + 1) * 6),
+    Case("cheapest order of three", lambda *m: torch.linalg.multi_dot(m), chain, 24 + 12),
+    Case(
+        "einsum of a batch of blocks",
+        lambda x, w: torch.einsum("tbi,bio->tbo", x, w),
+        lambda: (leaf(5, 2, 3), leaf(2, 3, 4)),
+        2 * 5 * 2 * 3 * 4,
+        2 * 240,
+    ),
+    Case("outer product", torch.outer, lambda: (given(3), given(4)), 12),
+    # two halves: x * cos + rotated * sin, the half that turns negated
+    Case("rotary position", rotate, lambda: (given(3, 8), given(3, 8), given(3, 8)), 24 * 3 + 12),
+]
+
+CASES = [*PRODUCTS, *TRANSFORMS, *ATTENTION, *POINTWISE, *REDUCTIONS, *POOLING]

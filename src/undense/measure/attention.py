@@ -8,8 +8,8 @@ than query heads (grouped queries) change nothing, as each query head reads a wh
 
 from __future__ import annotations
 
-from undense.cost import per_element
-from undense.measure.call import Call, Formula, Work
+from undense.cost import Work, per_element
+from undense.measure.call import Call, Formula
 
 # The mask is an argument under one of these names.
 _MASKS = ("attn_mask", "attn_bias")

@@ -1,24 +1,15 @@
-"""One executed operation as a formula sees it, and the work that a formula returns."""
+"""One executed operation as a formula sees it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-
-class Work(NamedTuple):
-    """FLOPs of one operation, and the same in multiply-adds (see `undense.cost`)."""
-
-    flops: int
-    macs: int = 0
-
-    def __add__(self, other: object) -> Work:  # a sum of work, not the tuples one after the other
-        assert isinstance(other, Work), other
-        return Work(self.flops + other.flops, self.macs + other.macs)
+from undense.cost import Work
 
 
 class Call:

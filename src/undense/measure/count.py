@@ -162,8 +162,7 @@ class Count:
             listed = ", ".join(f"{op} ({calls} calls)" for op, calls in self.uncounted.items())
             raise UndenseError(
                 f"operations without a FLOP formula: {listed}; count without strict to get the"
-                " figures of the others, or register one with"
-                " torch.utils.flop_counter.register_flop_formula"
+                " figures of the others, or give them one with undense.register_formula"
             )
 
     def to_dict(self) -> dict[str, object]:

@@ -11,15 +11,21 @@ from typing import Any
 
 from torch.utils.flop_counter import flop_registry
 
+from undense.cost import OP_FORMULAS, Work
 from undense.measure import (
+    activations,
     attention,
+    losses,
     normalizations,
+    optimizers,
     pointwise,
+    pooling,
     products,
     reductions,
+    solvers,
     transforms,
 )
-from undense.measure.call import Call, Formula, Work, is_real_number, op_name, tensors
+from undense.measure.call import Call, Formula, is_real_number, op_name, tensors
 from undense.measure.zero_cost import ZERO_COST
 
 FORMULAS: dict[str, Formula] = {
@@ -27,24 +33,31 @@ FORMULAS: dict[str, Formula] = {
     **transforms.FORMULAS,
     **attention.FORMULAS,
     **pointwise.FORMULAS,
+    **activations.FORMULAS,
     **reductions.FORMULAS,
     **normalizations.FORMULAS,
+    **losses.FORMULAS,
+    **pooling.FORMULAS,
+    **optimizers.FORMULAS,
+    **solvers.FORMULAS,
 }
 
 
 def known(op: Any) -> bool:
     """Whether `op` is in one of the tables; otherwise it may be taken apart into ones that are."""
     name = op_name(op)
-    return name in FORMULAS or name in ZERO_COST or _registered(op)
+    return name in OP_FORMULAS or name in FORMULAS or name in ZERO_COST or _registered(op)
 
 
 def work(call: Call) -> Work | None:
     """Work of an executed operation: 0 FLOPs where it is free, None where it is uncounted.
 
-    An operation outside aten counts by the formula registered with
-    `torch.utils.flop_counter.register_flop_formula`, which is how custom ops bring theirs.
+    Custom operations bring their formulas by `undense.cost.register_formula`; outside aten those of
+    `torch.utils.flop_counter.register_flop_formula` are honoured too.
     """
     name = op_name(call.op)
+    if name in OP_FORMULAS:
+        return OP_FORMULAS[name](call.out, *call.args, **call.kwargs)
     if name in ZERO_COST:
         return Work(0)
     if name in FORMULAS:

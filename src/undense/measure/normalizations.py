@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from undense.cost import per_element
-from undense.measure.call import Call, Formula, Work
+from undense.cost import Work, per_element
+from undense.measure.call import Call, Formula
 
 _MACS = 4
 
@@ -68,7 +68,21 @@ def root_mean_square_backward(call: Call) -> Work:
     return _backward(call, call["output_mask"], costs)
 
 
+def weight(call: Call) -> Work:
+    """weight_norm: square and sum, then the product with g / norm."""
+    numbers = call["v"].numel()
+    return Work((per_element("vector_norm") + 1) * numbers, _MACS * numbers)
+
+
+def weight_backward(call: Call) -> Work:
+    """Multiply with v and sum; a * grad - b * v."""
+    numbers = call["saved_v"].numel()
+    return Work(5 * numbers, _MACS * numbers)
+
+
 FORMULAS: dict[str, Formula] = {
+    "aten._weight_norm_interface": weight,
+    "aten._weight_norm_interface_backward": weight_backward,
     "aten.native_layer_norm": centred,
     "aten.native_layer_norm_backward": centred_backward,
     "aten.native_group_norm": centred,

@@ -1,4 +1,4 @@
-"""Work of operations on each number by itself: arithmetic, comparisons, functions, activations.
+"""Work of operations on each number by itself: arithmetic, comparisons, elementary functions.
 
 The output's numbers (after broadcasting) times a constant. In multiply-adds a product or a function
 is 1 and a sum or a comparison 0. Complex numbers: see `_COMPLEX`; a function that is not listed
@@ -9,19 +9,21 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from undense.cost import per_element
-from undense.measure.call import Call, Formula, Work
+from undense.cost import Work, per_element
+from undense.measure.call import Call, Formula
 
 # One FLOP a number, and no multiply-add: sums, signs, comparisons.
 _SUMS = """
 abs neg sign sgn floor ceil round trunc frac maximum minimum fmax fmin eq ne lt le gt ge
-isnan isinf isneginf isposinf heaviside angle conj_physical
+isnan isinf isneginf isposinf heaviside angle _conj_physical signbit nextafter
 """
 
 # One FLOP and one multiply-add a number: products and elementary functions.
 _FUNCTIONS = """
 reciprocal sqrt exp exp2 expm1 log log2 log10 log1p sin cos tan sinh cosh
 tanh asin acos atan asinh acosh atanh atan2 erf erfc erfinv fmod remainder floor_divide
+deg2rad rad2deg lgamma digamma polygamma i0 igamma igammac special_erfcx special_i0e special_i1
+special_i1e special_ndtri special_log_ndtr special_zeta
 """
 
 # FLOPs a number where it is more than one; one multiply-add.
@@ -30,36 +32,26 @@ _COSTLIER: dict[str, int] = {
     "rsqrt": per_element("rsqrt"),
     "xlogy": 2,
     "hypot": 4,  # x * x + y * y, sqrt
-    "sigmoid": per_element("sigmoid"),
-    "sigmoid_backward": per_element("sigmoid_backward"),
-    "tanh_backward": per_element("tanh_backward"),
-    "relu": per_element("relu"),
-    "threshold": per_element("relu"),
-    "threshold_backward": per_element("threshold_backward"),
-    "silu": per_element("silu"),
-    "silu_backward": per_element("silu_backward"),
-    "softplus": per_element("softplus"),
-    "softplus_backward": per_element("softplus_backward"),
-    "leaky_relu": 2,  # compare, multiply
-    "leaky_relu_backward": 2,
-    "elu": 4,  # compare, a * (exp(x) - 1)
-    "hardtanh": 2,
-    "hardtanh_backward": 2,
-    "hardsigmoid": 4,  # clamp(x + 3, 0, 6) / 6
-    "hardsigmoid_backward": 3,
-    "hardswish": 5,
-    "hardswish_backward": 5,  # two comparisons, g * (x / 3 + 1 / 2)
-    "mish": 4,  # x * tanh(log1p(exp(x)))
+    "lerp": 3,  # self + weight * (end - self)
     "native_dropout": per_element("dropout"),
     "native_dropout_backward": per_element("dropout"),
-    "mse_loss_backward": per_element("mse_loss_backward"),
+    "_masked_scale": 1,
+    "nan_to_num": 3,  # is it not a number, is it either infinity
+    "ldexp": 2,
+    "sinc": 3,  # sin(pi * x) / (pi * x), the product once
+    "logit": 3,  # log(x / (1 - x))
+    "logaddexp": 7,  # maximum, subtract, abs, negate, exp, log1p, add
+    "logaddexp2": 7,
+    "linalg_cross": 3,
+    "special_xlog1py": 2,
+    "special_entr": 3,  # -x * log(x)
     "polar": 4,  # r * cos, r * sin
 }
 
 # FLOPs a number of the output where an operand or the output is complex, and multiply-adds.
 _COMPLEX: dict[str, Work] = {
     "neg": Work(2),
-    "conj_physical": Work(1),
+    "_conj_physical": Work(1),
     "eq": Work(2),
     "ne": Work(2),
     "abs": Work(4, 3),  # sqrt(x * x + y * y)
@@ -68,6 +60,8 @@ _COMPLEX: dict[str, Work] = {
     "exp": Work(5, 5),  # exp, cos, sin, two products
     "polar": Work(4, 4),
     "reciprocal": Work(6, 4),  # conj(z) / (x * x + y * y)
+    "log": Work(6, 5),  # log of the length, angle
+    "lerp": Work(6, 2),  # the weight is real
 }
 
 
@@ -75,7 +69,7 @@ def _numbers(call: Call) -> int:
     return call.result.numel()
 
 
-def _involves_complex(call: Call) -> bool:
+def involves_complex(call: Call) -> bool:
     scalars = any(isinstance(value, complex) for value in (*call.args, *call.kwargs.values()))
     return scalars or call.result.is_complex() or any(x.is_complex() for x in call.tensors())
 
@@ -85,7 +79,7 @@ def each(name: str, flops: int, macs: int) -> Formula:
 
     def formula(call: Call) -> Work | None:
         per = Work(flops, macs)
-        if _involves_complex(call):
+        if involves_complex(call):
             if name not in _COMPLEX:
                 return None
             per = _COMPLEX[name]
@@ -117,43 +111,35 @@ def div(call: Call) -> Work:
 
 def add(call: Call) -> Work:
     """The sum, and the product with `alpha` where it is not 1."""
-    width = 2 if _involves_complex(call) else 1
+    width = 2 if involves_complex(call) else 1
     scaled = call.get("alpha") not in (None, 1)
     return Work(width * (1 + scaled) * _numbers(call), scaled * width * _numbers(call))
 
 
 def addcmul(call: Call) -> Work | None:
-    """self + value * a * b (or / b), the product with `value` where it is not 1."""
-    if _involves_complex(call):
+    """self + value * a * b, the product with `value` where it is not 1; of complex numbers only
+    the plain self + a * b has a formula."""
+    value = call["value"]
+    products = 1 + (value != 1)
+    if not involves_complex(call):
+        return Work((1 + products) * _numbers(call), products * _numbers(call))
+    if products == 1 and all(x.is_complex() for x in call.tensors()):
+        return Work(8 * _numbers(call), 4 * _numbers(call))
+    return None
+
+
+def addcdiv(call: Call) -> Work | None:
+    """self + value * a / b, the product with `value` where it is not 1."""
+    if involves_complex(call):
         return None
-    macs = 1 + (call["value"] != 1)
-    return Work((1 + macs) * _numbers(call), macs * _numbers(call))
+    products = 1 + (call["value"] != 1)
+    return Work((1 + products) * _numbers(call), products * _numbers(call))
 
 
 def clamp(call: Call) -> Work:
     """One comparison for each bound that is given."""
     bounds = (call.get("min") is not None) + (call.get("max") is not None)
     return Work(bounds * _numbers(call))
-
-
-def gelu(call: Call) -> Work:
-    name = "gelu" if call["approximate"] == "none" else "gelu_tanh"
-    return Work(per_element(name) * _numbers(call), _numbers(call))
-
-
-def gelu_backward(call: Call) -> Work:
-    name = "gelu_backward" if call["approximate"] == "none" else "gelu_tanh_backward"
-    return Work(per_element(name) * _numbers(call), _numbers(call))
-
-
-def glu(call: Call) -> Work:
-    """Half of the input times the sigmoid of the other half."""
-    return Work((per_element("sigmoid") + 1) * _numbers(call), 2 * _numbers(call))
-
-
-def elu_backward(call: Call) -> Work:
-    """compare; g * (y + a), or with the input for y: g * a * exp(x)."""
-    return Work(3 * _numbers(call), 2 * _numbers(call))
 
 
 FORMULAS: dict[str, Formula] = {
@@ -166,13 +152,8 @@ FORMULAS: dict[str, Formula] = {
     "aten.sub": add,
     "aten.rsub": add,
     "aten.addcmul": addcmul,
-    "aten.addcdiv": addcmul,
-    "aten.lerp": each("lerp", 3, 1),  # self + weight * (end - self)
+    "aten.addcdiv": addcdiv,
     "aten.clamp": clamp,
     "aten.clamp_min": each("clamp_min", 1, 0),
     "aten.clamp_max": each("clamp_max", 1, 0),
-    "aten.gelu": gelu,
-    "aten.gelu_backward": gelu_backward,
-    "aten.glu": glu,
-    "aten.elu_backward": elu_backward,
 }

@@ -6,7 +6,8 @@ from math import prod
 
 from torch import Tensor
 
-from undense.measure.call import Call, Formula, Work, is_sparse, stored
+from undense.cost import Work, per_element
+from undense.measure.call import Call, Formula, is_sparse, stored
 
 
 def multiply_adds(count: int, operand: Tensor) -> Work:
@@ -88,6 +89,37 @@ def grouped_mm(call: Call) -> Work:
     return multiply_adds(left.numel() * right.shape[-1], left)
 
 
+def sampled(call: Call) -> Work | None:
+    """The product at the places alone where the sparse `self` has numbers."""
+    places = stored(call["self"])
+    return _blended(multiply_adds(places * call["mat1"].shape[-1], call.result), call, places)
+
+
+def quantised(call: Call) -> Work:
+    """A product with weights packed as integers, and the scale of every result."""
+    x, numbers = call["self"], call.result.numel()
+    return multiply_adds(numbers * x.shape[-1], x) + Work(numbers, numbers)
+
+
+def activated(call: Call) -> Work | None:
+    """addmm with GELU by tanh, or ReLU, on what it gives."""
+    function = per_element("gelu_tanh" if call["use_gelu"] else "relu")
+    product, numbers = addmm(call), call.result.numel()
+    return None if product is None else product + Work(function * numbers, numbers)
+
+
+def trilinear(call: Call) -> Work | None:
+    """Two products and a sum for each place of the three operands' common shape."""
+    shapes = []
+    for operand, places in (("i1", "expand1"), ("i2", "expand2"), ("i3", "expand3")):
+        shape = [*call[operand].shape]
+        for place in call[places]:
+            shape.insert(place, 1)
+        shapes.append(shape)
+    common = prod(max(sizes) for sizes in zip(*shapes, strict=True))
+    return Work(3 * common, 2 * common)
+
+
 def _taps(call: Call, output: Tensor) -> int:
     """Multiply-adds of one pass: every output (transposed: every input) meets one filter.
 
@@ -116,7 +148,6 @@ def convolution_backward(call: Call) -> Work:
 
 FORMULAS: dict[str, Formula] = {
     "aten.mm": mm,
-    "aten._sparse_mm": mm,
     "aten._sparse_addmm": addmm,
     "aten._int_mm": mm,
     "aten.bmm": mm,
@@ -130,6 +161,10 @@ FORMULAS: dict[str, Formula] = {
     "aten.addr": addr,
     "aten._scaled_mm": scaled_mm,
     "aten._grouped_mm": grouped_mm,
+    "aten.sparse_sampled_addmm": sampled,
+    "aten._weight_int8pack_mm": quantised,
+    "aten._addmm_activation": activated,
+    "aten._trilinear": trilinear,
     "aten.convolution": convolution,
     "aten.convolution_overrideable": convolution,
     "aten.convolution_backward": convolution_backward,

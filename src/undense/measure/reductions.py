@@ -1,4 +1,4 @@
-"""Work of reductions, selections, softmax, losses and of sums into indexed places.
+"""Work of reductions, selections, softmax and of sums into indexed places.
 
 A reduction costs one FLOP (one complex sum: two) for each number read, whatever it returns; the
 division of a mean is one a result and left out. In multiply-adds all of this is 0 but softmax.
@@ -6,27 +6,27 @@ division of a mean is one a result and left out. In multiply-adds all of this is
 
 from __future__ import annotations
 
-from undense.cost import per_element
-from undense.measure.call import Call, Formula, Work
-from undense.measure.products import additions
+from undense.cost import Work, per_element
+from undense.measure.call import Call, Formula
+from undense.measure.products import additions, multiplications
 
 # One FLOP for each number read: sums, and comparisons for an extreme or the best few.
 _SUMS = "sum nansum mean cumsum"
 _COMPARISONS = """
 amax amin max min argmax argmin cummax cummin topk any all count_nonzero histc bincount
-_cummax_helper _cummin_helper
+median nanmedian kthvalue mode
 """
 
 _COSTLIER: dict[str, int] = {
-    "prod": 1,
-    "cumprod": 1,
     "aminmax": 2,
+    "logcumsumexp": 7,  # log(exp(x) + exp(what came before)): see logaddexp
+    "_logcumsumexp": 7,
+    "dist": 3,  # subtract, power, sum
     "logsumexp": per_element("logsumexp"),
     "var": per_element("variance"),
     "std": per_element("variance"),
     "var_mean": per_element("variance"),
     "std_mean": per_element("variance"),
-    "linalg_vector_norm": per_element("vector_norm"),
     "norm": per_element("vector_norm"),
 }
 
@@ -37,6 +37,42 @@ def _read(call: Call) -> int:
 
 def sums(call: Call) -> Work:
     return additions(_read(call), call["self"])
+
+
+def products(call: Call) -> Work:
+    """prod, cumprod: one product for each number read."""
+    return multiplications(_read(call), call["self"])
+
+
+def vector_norm(call: Call) -> Work:
+    """Square and sum; of a complex number both halves."""
+    return Work(per_element("vector_norm") * _read(call) * (2 if call["self"].is_complex() else 1))
+
+
+def trace(call: Call) -> Work:
+    """The sum of the diagonal."""
+    return additions(min(call["self"].shape), call["self"])
+
+
+def distances(call: Call) -> Work | None:
+    """Subtract, power and sum for each width of each pair of rows; absolute value or square."""
+    if call["p"] not in (1.0, 2.0, float("inf")):
+        return None
+    return Work(3 * call.result.numel() * call["x1"].shape[-1])
+
+
+def search(call: Call) -> Work:
+    """Halving: ceil(log2(n + 1)) comparisons for each number sought among n."""
+    ordered = call.get("sorted_sequence")
+    ordered = call["boundaries"] if ordered is None else ordered
+    return Work(call.result.numel() * ordered.shape[-1].bit_length())
+
+
+def bags(call: Call) -> Work:
+    """Every row looked up is added to its bag, or compared, and first scaled by its own weight."""
+    rows, width = call["indices"].numel(), call["weight"].shape[-1]
+    scaled = call["per_sample_weights"] is not None
+    return Work((1 + scaled) * rows * width, scaled * rows * width)
 
 
 def real_only(flops: int) -> Formula:
@@ -61,21 +97,6 @@ def softmax(name: str) -> Formula:
     def formula(call: Call) -> Work:
         numbers = call.result.numel()
         return Work(per_element(name) * numbers, numbers)
-
-    return formula
-
-
-def mse_loss(call: Call) -> Work:
-    """subtract, square; and sum unless every loss is returned."""
-    each = per_element("mse_loss") - (call["reduction"] == 0)
-    return Work(each * _read(call), _read(call))
-
-
-def nll_loss(name: str) -> Formula:
-    """The loss reads one number a target, however many classes there are."""
-
-    def formula(call: Call) -> Work:
-        return Work(per_element(name) * call["target"].numel())
 
     return formula
 
@@ -106,17 +127,21 @@ FORMULAS: dict[str, Formula] = {
     **{f"aten.{name}": sums for name in _SUMS.split()},
     **{f"aten.{name}": real_only(1) for name in _COMPARISONS.split()},
     **{f"aten.{name}": real_only(flops) for name, flops in _COSTLIER.items()},
+    "aten.prod": products,
+    "aten.cumprod": products,
+    "aten.linalg_vector_norm": vector_norm,
+    "aten.trace": trace,
+    "aten._cdist_forward": distances,
+    "aten.searchsorted": search,
+    "aten.bucketize": search,
+    "aten._embedding_bag": bags,
+    "aten._embedding_bag_forward_only": bags,
     "aten.sort": sort,
     "aten._softmax": softmax("softmax"),
     "aten._safe_softmax": softmax("softmax"),
     "aten._softmax_backward_data": softmax("softmax_backward"),
     "aten._log_softmax": softmax("log_softmax"),
     "aten._log_softmax_backward_data": softmax("log_softmax_backward"),
-    "aten.mse_loss": mse_loss,
-    "aten.nll_loss_forward": nll_loss("nll_loss"),
-    "aten.nll_loss2d_forward": nll_loss("nll_loss"),
-    "aten.nll_loss_backward": nll_loss("nll_loss_backward"),
-    "aten.nll_loss2d_backward": nll_loss("nll_loss_backward"),
     "aten.embedding_dense_backward": added("grad_output"),
     "aten.index_put": index_put,
     "aten._index_put_impl": index_put,
@@ -124,4 +149,12 @@ FORMULAS: dict[str, Formula] = {
     "aten.index_add": index_add,
     "aten.scatter_add": added("src"),
     "aten.scatter_reduce": added("src"),
+    "aten.index_reduce": added("source"),
+    "aten.unfold_backward": added("grad_in"),
+    "aten.col2im": added("self"),
+    **{
+        f"aten.{kind}_pad{dim}d_backward": added("grad_output")
+        for kind in ("reflection", "replication")
+        for dim in (1, 2, 3)
+    },
 }

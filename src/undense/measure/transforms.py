@@ -6,7 +6,8 @@ twice that. The scaling by 1/n or 1/sqrt(n) is part of it.
 
 from __future__ import annotations
 
-from undense.measure.call import Call, Formula, Work
+from undense.cost import Work
+from undense.measure.call import Call, Formula
 
 
 def real_transform(length: int) -> int:
