@@ -78,8 +78,8 @@ def config_of(host: str) -> Any:
 
 
 def tiny(host: str, auto: Any = None) -> PreTrainedModel:
-    """A model of a host, weights large enough for the FFNs to matter, in eval mode. `auto`: the Auto
-    class of its head; by default the family's usual one."""
+    """A model of a host, weights large enough for the FFNs to matter, in eval mode. `auto`: the
+    Auto class of its head; by default the family's usual one."""
     torch.manual_seed(1)
     config = config_of(host)
     model = (auto or convert._auto_class(config)).from_config(config)
