@@ -57,6 +57,7 @@ def self_sampled(
 
 def writes(model: PreTrainedModel) -> bool:
     """Whether the model is a causal language model with its head."""
-    causal = family(model.config.model_type).kind == "causal" or model.config.is_decoder
+    alone = getattr(model.config, "is_decoder", False)
+    causal = family(model.config.model_type).kind == "causal" or alone
     headed = model.can_generate() and model.get_output_embeddings() is not None
     return bool(causal and headed and not two_towers(model))

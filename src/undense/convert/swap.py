@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from undense.contract import FFNComponent, build, config_from_dict
 from undense.convert.families import family
 from undense.convert.parts import seat, standing
-from undense.convert.sites import find_sites
+from undense.convert.sites import base_key, find_components, find_sites
 from undense.errors import UndenseError
 
 
@@ -37,11 +37,14 @@ def install(model: PreTrainedModel, ffns: Mapping[str, Mapping[str, Any]]) -> No
     model has no dense FFN, but not for one in a stack of layers that this class leaves out.
     """
     sites = {site.key: site for site in find_sites(model)} if ffns else {}
+    # Some of transformers' heads ask AutoModel for their backbone, which then has its FFNs.
+    there = {base_key(model, name) for name in find_components(model)}
     towers = {name for name, _ in cast(nn.Module, model.base_model).named_children()}
     for key, values in ffns.items():
         tower = family(model.config.model_type).tower(key)
-        if tower and tower not in towers:
-            continue  # an encoder alone has no use for what its decoder held
+        # An encoder alone has no use for what its decoder held.
+        if key in there or (tower and tower not in towers):
+            continue
         if key not in sites:
             raise UndenseError(
                 f"the config records an FFN at {key!r}, where this {type(model).__name__} has none;"

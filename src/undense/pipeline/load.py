@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from undense.convert.families import FAMILIES, PREFIX
 from undense.errors import UndenseError
 from undense.pipeline.settings import TINY
 from undense.train.corpus import Corpus, load_corpus
@@ -26,6 +27,7 @@ def load_model(name: str) -> PreTrainedModel:
     """The bundled model for "tiny", else a folder or a hub name; fp32, evaluation mode."""
     if name == TINY:
         return tiny_model().eval()
+    require_causal(load_config(name), name)
     try:
         model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
     except UndenseError:
@@ -49,6 +51,17 @@ def load_config(name: str) -> PretrainedConfig:
             f"model {name!r}: neither a folder with a config.json nor a hub model that can be"
             f" reached ({str(error).splitlines()[0]})"
         ) from error
+
+
+def require_causal(config: PretrainedConfig, name: str) -> None:
+    """Refuse what these steps could neither train nor judge, which is next-token prediction."""
+    kind = FAMILIES.get(config.model_type.removeprefix(PREFIX))
+    if kind is not None and kind.kind != "causal" and not getattr(config, "is_decoder", False):
+        raise UndenseError(
+            f"model {name!r} is of the type {kind.model_type!r}, no causal language model, which is"
+            " what the commands train and judge; in Python, undense.convert_(model, ffn,"
+            " calibration=…) converts it and save_pretrained saves it"
+        )
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
