@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 SCRIPTS = (
+    "matrix.py",
     "compiled.py",
     "components.py",
     "demo_seeds.py",

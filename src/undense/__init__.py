@@ -15,7 +15,7 @@ from undense.convert import registration
 if TYPE_CHECKING:
     from undense.contract import Config, Cost, DenseFFN, FFNComponent, Statistics
     from undense.convert.convert import convert_, plan
-    from undense.convert.ffns import load_ffns_, save_ffns
+    from undense.convert.ffns import load_adapters_, load_ffns_, save_adapters, save_ffns
     from undense.convert.folders import load, save
     from undense.convert.revert import revert_
     from undense.cost import register_formula
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from undense.models.config import SpectralConfig
     from undense.models.spectral import SpectralForCausalLM, SpectralModel
     from undense.pipeline.live import Live, LiveCallback
+    from undense.train.lora import add_lora_
 
 __version__ = "0.1.0"
 
@@ -50,16 +51,19 @@ _HOMES: dict[str, str] = {
     "Statistics": "undense.contract",
     "UltraEfficientSparseFFN": "undense.ffn",
     "UndenseError": "undense.errors",
+    "add_lora_": "undense.train.lora",
     "convert_": "undense.convert.convert",
     "count_flops": "undense.measure.flops",
     "flop_counter": "undense.measure.flops",
     "load": "undense.convert.folders",
+    "load_adapters_": "undense.convert.ffns",
     "load_ffns_": "undense.convert.ffns",
     "plan": "undense.convert.convert",
     "register_formula": "undense.cost",
     "resolve": "undense.ffn.presets",
     "revert_": "undense.convert.revert",
     "save": "undense.convert.folders",
+    "save_adapters": "undense.convert.ffns",
     "save_ffns": "undense.convert.ffns",
 }
 
@@ -79,16 +83,19 @@ __all__ = [
     "Statistics",
     "UltraEfficientSparseFFN",
     "UndenseError",
+    "add_lora_",
     "convert_",
     "count_flops",
     "flop_counter",
     "load",
+    "load_adapters_",
     "load_ffns_",
     "plan",
     "register_formula",
     "resolve",
     "revert_",
     "save",
+    "save_adapters",
     "save_ffns",
 ]
 

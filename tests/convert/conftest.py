@@ -1,4 +1,4 @@
-"""Tiny random models of every supported family, and calibration text for them."""
+"""Tiny random models (`hosts.py`), and calibration text for them."""
 
 from __future__ import annotations
 
@@ -6,66 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hosts import VOCABULARY, tiny
 from torch import Tensor
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    PreTrainedModel,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import PreTrainedModel
 
 import undense  # noqa: F401  (registers converted models)
 
-VOCABULARY = 97
-POSITIONS = 64
-
 Make = Callable[[str], PreTrainedModel]
-
-GATED = {
-    "llama": (LlamaConfig, LlamaForCausalLM),
-    "mistral": (MistralConfig, MistralForCausalLM),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-}
-
-
-def tiny(family: str) -> PreTrainedModel:
-    """Two layers of width 48, weights large enough for the FFNs to matter, in eval mode."""
-    torch.manual_seed(1)
-    common = {
-        "vocab_size": VOCABULARY,
-        "initializer_range": 0.15,
-        "bos_token_id": 0,
-        "eos_token_id": 1,
-        "pad_token_id": 1,
-    }
-    if family == "gpt2":
-        config = GPT2Config(n_positions=POSITIONS, n_embd=48, n_layer=2, n_head=4, **common)
-        model: PreTrainedModel = GPT2LMHeadModel(config)
-    else:
-        config_class, model_class = GATED[family]
-        config = config_class(
-            hidden_size=48,
-            intermediate_size=96,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=12,
-            max_position_embeddings=POSITIONS,
-            **common,
-        )
-        model = model_class(config)
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):  # zero at random start, which would hide a forgotten one
-            torch.nn.init.normal_(parameter, std=0.1)
-    return model.eval()
 
 
 @pytest.fixture(scope="session")

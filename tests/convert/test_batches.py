@@ -2,7 +2,8 @@ import pytest
 import torch
 from transformers import GPT2Model
 
-from undense.convert.batches import checked, self_sampled
+from undense.convert.batches import checked
+from undense.convert.self_sampling import self_sampled
 from undense.errors import UndenseError
 
 
@@ -28,7 +29,7 @@ def test_a_single_batch_needs_no_list(gpt2, text):
         ([], "empty"),
         ([{"ids": torch.zeros(1, 4).long()}], "input_ids"),
         ([torch.zeros(1, 4)], "integer tensors"),
-        (["some text"], "integer tensors of token ids; got str"),
+        (["some text"], "integer tensors of token ids; input_ids is str"),
         ([torch.full((1, 4), 97)], "token 97 but the model knows 97 tokens"),
         ([torch.zeros(1, 65).long()], "65 tokens but the model has 64 positions"),
     ],

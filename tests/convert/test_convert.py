@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from undense.contract import config_from_dict
-from undense.convert import batches, convert
+from undense.convert import convert, self_sampling
 from undense.convert.convert import convert_, plan
 from undense.convert.sites import find_components, find_sites
 from undense.convert.statistics import collect
@@ -59,7 +59,7 @@ def test_a_closed_form_start_is_closer_than_no_ffn(gpt2, text):
 def test_without_calibration_the_model_writes_its_own_and_the_report_says_so(
     gpt2, prompt, monkeypatch
 ):
-    brief = functools.partial(batches.self_sampled, sequences=8, length=16)
+    brief = functools.partial(self_sampling.self_sampled, sequences=8, length=16)
     monkeypatch.setattr(convert, "self_sampled", brief)
     twin = copy.deepcopy(gpt2)
     told = convert_(gpt2, "ultra-25")

@@ -15,5 +15,5 @@ def test_a_converted_type_belongs_to_the_family_that_it_came_from():
 
 
 def test_an_unknown_type_names_the_supported_and_the_nearest():
-    with pytest.raises(UndenseError, match=r"'llamma'.*supported: gpt2, llama.*Nearest: llama"):
+    with pytest.raises(UndenseError, match=r"'llamma'.*supported: gpt2, gptj.*Nearest: llama"):
         family("llamma")

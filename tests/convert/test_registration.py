@@ -6,11 +6,12 @@ import json
 import subprocess
 import sys
 
+import hosts
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from undense.convert.convert import convert_
+from undense.convert.convert import _auto_class, convert_
 from undense.ffn import UltraEfficientSparseFFN
 
 RELOAD = """
@@ -32,6 +33,20 @@ for name, folder in folders.items():
         found[name] = model(prompt).logits, model.generate(
             prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=8, do_sample=False
         )
+torch.save(found, out)
+"""
+
+EVERY = """
+import json, sys
+import torch
+import transformers
+import undense
+folders, out = json.loads(sys.argv[1])
+found = {}
+for host, (auto, folder, batch) in folders.items():
+    model = getattr(transformers, auto).from_pretrained(folder)
+    with torch.no_grad():
+        found[host] = model(**{name: torch.tensor(rows) for name, rows in batch.items()})[0]
 torch.save(found, out)
 """
 
@@ -108,6 +123,24 @@ def test_a_fresh_process_computes_the_same_bits_and_writes_the_same_text(reloade
     (logits, tokens), (again, same) = (found[name] for found in reloaded)
     assert torch.equal(logits, again)
     assert torch.equal(tokens, same)
+
+
+def test_every_family_comes_back_in_a_fresh_process_bit_by_bit(tmp_path):
+    folders, expected = {}, {}
+    for host in hosts.HOSTS:
+        model = hosts.tiny(host)
+        convert_(model, "narrow-50", calibration=hosts.calibration(model))
+        batch = hosts.inputs(model)
+        expected[host] = hosts.outputs(model, batch)
+        folder = tmp_path / host.replace("/", "-")
+        model.save_pretrained(folder)
+        rows = {name: tensor.tolist() for name, tensor in batch.items()}
+        folders[host] = (_auto_class(model.config).__name__, str(folder), rows)
+    out = tmp_path / "found.pt"
+    fresh(EVERY, json.dumps([folders, str(out)]))
+    found = torch.load(out)
+    for host, wanted in expected.items():
+        assert torch.equal(found[host], wanted), host
 
 
 def test_without_undense_transformers_says_that_it_does_not_know_the_type(reloaded):

@@ -1,4 +1,4 @@
-"""`undense ls`: the components and presets that --ffn takes."""
+"""`undense ls`: the components and presets that --ffn takes, and the families that take them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,16 @@ EXAMPLE_DIM = 768  # where a component shows which of its settings its size is
 class Options:
     """What can stand in the place of a dense FFN."""
 
+    matrix: bool = False
+    """What was checked of every component in every family of models, instead of the lists."""
     common: ReadingOptions = field(default_factory=Reading)
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Every component with its one line, its sizing knob and its defaults; every preset."""
+    """Every component with its one line, its sizing knob and its defaults; every preset. Or the
+    matrix."""
+    if options.matrix:
+        return options.common.keep("matrix", _matrix())
     import undense.ffn  # noqa: F401  (registers the components)
     from undense.contract import components
     from undense.ffn.presets import PRESETS
@@ -42,7 +47,10 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:
-    """Two tables, and how the names are used."""
+    """Two tables, and how the names are used; or the matrix."""
+    if "cells" in result:
+        _show_matrix(result, screen)
+        return
     screen.table(
         ("component", "sized by", "what it is"),
         [(c["name"], c["size"] or "–", c["about"]) for c in result["components"]],
@@ -60,6 +68,54 @@ def show(result: dict[str, Any], screen: Screen) -> None:
     )
     screen.line("A JSON object or a .json file with the key `component` sets everything else.")
     screen.line("Defaults: undense ls --json")
+
+
+def _matrix() -> dict[str, Any]:
+    import undense.ffn  # noqa: F401  (registers the components)
+    from undense.contract import components
+    from undense.convert import matrix
+
+    recorded = matrix.recorded()
+    return {
+        "checks": matrix.CHECKS,
+        "versions": recorded["versions"],
+        "components": list(components()),
+        "cells": {
+            host: {name: row.get(name) for name in components()}
+            for host, row in recorded["cells"].items()
+        },
+    }
+
+
+def _show_matrix(result: dict[str, Any], screen: Screen) -> None:
+    """A row a component, a column a family; beneath, what a check means and what failed."""
+    from undense.convert.matrix import failed
+
+    cells = result["cells"]
+
+    def mark(host: str, name: str) -> str:
+        cell = cells[host][name]
+        if cell is None:
+            return "?"
+        bad = failed(cell)
+        return "ok" if not bad else ",".join(bad)
+
+    hosts = list(cells)
+    for first in range(0, len(hosts), 8):  # so that a row fits a terminal
+        part = hosts[first : first + 8]
+        rows = [(name, *(mark(host, name) for host in part)) for name in result["components"]]
+        screen.table(("component", *part), rows, words=part)
+        screen.line()
+    screen.line(
+        "ok: each of these held, on tiny random models; else the checks that did not; ?: not"
+    )
+    screen.line("checked. Checks:")
+    screen.facts(result["checks"])
+    for host, row in cells.items():
+        for name, cell in row.items():
+            for check in failed(cell) if cell else ():
+                screen.line(f"{name} in {host}, {check}: {cell.get(check, 'not reached')}")
+    screen.line(", ".join(f"{name} {version}" for name, version in result["versions"].items()))
 
 
 def first_sentence(documented: Any) -> str:

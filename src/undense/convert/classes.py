@@ -11,7 +11,12 @@ from typing import Any, ClassVar, cast
 
 import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
 from transformers.models.auto import modeling_auto
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import undense.ffn  # noqa: F401  (registers the components that configs name)
 from undense.convert import strict
@@ -19,15 +24,6 @@ from undense.convert.configs import NAME, config_class, recorded
 from undense.convert.families import FAMILIES, family
 from undense.convert.swap import install
 from undense.errors import UndenseError
-
-# Auto class -> where transformers lists its stock classes by model type.
-AUTO: dict[str, str] = {
-    "AutoModel": "MODEL_MAPPING_NAMES",
-    "AutoModelForCausalLM": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
-    "AutoModelForSequenceClassification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
-    "AutoModelForTokenClassification": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
-    "AutoModelForQuestionAnswering": "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
-}
 
 
 class UndenseModel:
@@ -66,6 +62,7 @@ def model_class(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:
             "stock": stock,
         }
         globals()[name] = type(name, (UndenseModel, stock), body)
+        _rename_as(stock, name, kind.model_type)
     return globals()[name]
 
 
@@ -75,14 +72,43 @@ def stock_class(model: PreTrainedModel) -> type[PreTrainedModel]:
 
 
 def register() -> None:
-    """Make the Auto classes know every head that a family has."""
-    for auto, table in AUTO.items():
-        names = getattr(modeling_auto, table)
+    """Make every Auto class know the converted models of the families that it knows."""
+    for auto in auto_classes():
         for kind in FAMILIES.values():
-            if kind.model_type in names:
-                stock = getattr(transformers, names[kind.model_type])
-                cls = model_class(stock)
-                getattr(modeling_auto, auto).register(config_class(kind), cls, exist_ok=True)
+            stock = stock_of(auto, kind.model_type)
+            if stock is not None:
+                auto.register(config_class(kind), model_class(stock), exist_ok=True)
+
+
+def auto_classes() -> list[Any]:
+    """transformers' Auto classes of models."""
+    found = [
+        value
+        for name, value in vars(modeling_auto).items()
+        if name.startswith("AutoModel") and isinstance(value, type)
+    ]
+    return [auto for auto in found if getattr(auto, "_model_mapping", None) is not None]
+
+
+def stock_of(auto: Any, model_type: str) -> type[PreTrainedModel] | None:
+    """The stock class that an Auto class builds for a type; None where it knows none."""
+    config = CONFIG_MAPPING[model_type]
+    if config not in auto._model_mapping:
+        return None
+    found = auto._model_mapping[config]
+    stock = found[0] if isinstance(found, tuple) else found
+    # transformers lists one class under the type of another, which it cannot be built from
+    return stock if stock.config_class is config else None
+
+
+def _rename_as(stock: type[PreTrainedModel], name: str, model_type: str) -> None:
+    """Give the class `name` the key renames that transformers makes for `stock`: it looks them up
+    by class, applies them to a stock backbone inside our class, and would not to ours."""
+    renames = get_checkpoint_conversion_mapping(stock.__name__)
+    if renames is None:
+        renames = get_checkpoint_conversion_mapping(model_type)
+    if renames is not None:
+        register_checkpoint_conversion_mapping(name, renames, overwrite=True)
 
 
 def __getattr__(name: str) -> Any:

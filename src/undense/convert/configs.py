@@ -27,7 +27,6 @@ def config_class(kind: Family) -> type[PreTrainedConfig]:
     stock = CONFIG_MAPPING[kind.model_type]
     name = NAME + stock.__name__
     if name not in globals():
-        ffn = kind.place.replace("{}", "*")
         plan = stock.base_model_tp_plan or {}
         body = {
             "__module__": __name__,
@@ -35,7 +34,7 @@ def config_class(kind: Family) -> type[PreTrainedConfig]:
             "model_type": PREFIX + kind.model_type,
             "undense": None,
             # transformers complains of a plan for projections that are no longer there
-            "base_model_tp_plan": {k: v for k, v in plan.items() if not k.startswith(ffn)},
+            "base_model_tp_plan": {k: v for k, v in plan.items() if not k.startswith(kind.paths)},
         }
         globals()[name] = type(name, (stock,), body)
     return globals()[name]

@@ -9,15 +9,16 @@ from typing import Any, TypeGuard, cast
 
 import torch
 from tqdm import tqdm
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from undense.contract import Config, DenseShape, FFNComponent, Statistics
 from undense.convert import originals, strict
-from undense.convert.batches import Batch, self_sampled
-from undense.convert.classes import model_class, stock_class
+from undense.convert.batches import Batch
+from undense.convert.classes import auto_classes, model_class, stock_class
 from undense.convert.conversion import Calibration, Conversion, SiteConversion, describe
-from undense.convert.families import family
+from undense.convert.families import Kind, family
 from undense.convert.fit import fitted, unfitted
+from undense.convert.self_sampling import self_sampled
 from undense.convert.settle import settle_
 from undense.convert.sites import Site, find_components, find_sites
 from undense.convert.statistics import collect, evaluating
@@ -25,6 +26,14 @@ from undense.convert.swap import put
 from undense.convert.targets import Targets, select
 from undense.errors import UndenseError
 from undense.ffn.presets import resolve
+
+# What a config without weights is taken to be the config of.
+USUAL: dict[Kind, str] = {
+    "causal": "AutoModelForCausalLM",
+    "encoder": "AutoModelForMaskedLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+    "vision": "AutoModel",
+}
 
 FFN = str | Config | Mapping[str, Any] | Callable[[DenseShape], Config]
 
@@ -42,10 +51,10 @@ def convert_(
     """Replace FFNs of `model` in place, and make its class and config say so.
 
     `ffn`: a spec ("ultra-25", inline JSON, a JSON file), a config, or a function of the dense
-    shape. `targets`, `exclude`: see `targets.py`. `calibration`: token batches, or what `collect`
-    returned; None lets the model write text itself. `keep_dense`: keep the dense FFNs for
-    `revert_`, outside the module tree: neither trained, nor moved, nor saved, but their memory is
-    not freed.
+    shape. `targets`, `exclude`: see `targets.py`. `calibration`: batches as `batches.py` says, or
+    what `collect` returned; None lets a causal language model write text itself. `keep_dense`: keep
+    the dense FFNs for `revert_`, outside the module tree: neither trained, nor moved, nor saved,
+    but their memory is not freed.
 
     A dropout inside the dense FFN (GPT-2's) goes with it; a component has its own, if any. The fit
     is in fp32 on the CPU; the result has the dtype, device and mode of what it replaces.
@@ -118,7 +127,18 @@ def _skeleton(source: PreTrainedConfig | str | Path) -> PreTrainedModel:
             source = cast(PreTrainedConfig, AutoConfig.from_pretrained(source))
     family(source.model_type)  # refuse an unknown family before building it
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(source)
+        return _auto_class(source).from_config(source)
+
+
+def _auto_class(config: PreTrainedConfig) -> Any:
+    """The Auto class of the head that the config was saved with, else of the family's usual one."""
+    known = {auto.__name__: auto for auto in auto_classes() if type(config) in auto._model_mapping}
+    saved = (config.architectures or [""])[0]
+    for auto in known.values():
+        found = auto._model_mapping[type(config)]
+        if saved in [cls.__name__ for cls in (found if isinstance(found, tuple) else (found,))]:
+            return auto
+    return known[USUAL[family(config.model_type).kind]]
 
 
 def _plans(sites: list[Site], ffn: FFN) -> list[SiteConversion]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import safetensors.torch
 import torch
@@ -22,6 +22,10 @@ from undense.convert.settle import settle_
 from undense.convert.sites import base_key, find_components, full_name
 from undense.convert.swap import put
 from undense.errors import UndenseError
+from undense.train.lora import ffn_parameters, outdated_names, require_peft
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 CONFIGS = "ffns.json"
 TENSORS = "ffns.safetensors"
@@ -33,6 +37,50 @@ def save_ffns(model: PreTrainedModel, folder: str | Path) -> Path:
 
     Raises `UndenseError` for a model without components and for a folder of something else.
     """
+    target = Path(folder)
+    description, tensors = _described(model)
+    with written_whole(target, marker=CONFIGS) as temporary:
+        _write(description, tensors, temporary)
+    return target
+
+
+def save_adapters(adapted: PeftModel, folder: str | Path) -> Path:
+    """Write what `add_lora_` trains, and that alone: PEFT's adapters and, beside them, the FFNs.
+
+    Raises `UndenseError` as `save_ffns` does.
+    """
+    target = Path(folder)
+    model = cast(PreTrainedModel, adapted.get_base_model())
+    description, tensors = _described(model)
+    with written_whole(target, marker=CONFIGS) as temporary:
+        adapted.save_pretrained(str(temporary), save_embedding_layers=False)
+        _write(description, tensors, temporary)
+    return target
+
+
+def load_adapters_(
+    model: PreTrainedModel, folder: str | Path, *, trainable: bool = False
+) -> PeftModel:
+    """Put the FFNs and adapters of `folder` into `model`, dense or converted, in place.
+
+    Returns PEFT's view; `merge_and_unload()` of it gives the model without adapters. `trainable`:
+    both go on learning, the rest is frozen. Raises `UndenseError` where something does not fit.
+    """
+    peft = require_peft()
+    if not (Path(folder) / "adapter_config.json").is_file():
+        raise UndenseError(
+            f"{folder} holds no adapters; give the folder that save_adapters wrote, or use"
+            " load_ffns_ for FFNs alone"
+        )
+    load_ffns_(model, folder)
+    with outdated_names():
+        adapted = peft.PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    for parameter in ffn_parameters(model) if trainable else ():
+        parameter.requires_grad_(True)
+    return adapted
+
+
+def _described(model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
     components = {base_key(model, n): c for n, c in find_components(model).items()}
     if not components:
         raise UndenseError(f"{type(model).__name__} holds no undense FFN; convert_ it first")
@@ -47,11 +95,12 @@ def save_ffns(model: PreTrainedModel, folder: str | Path) -> Path:
         for key, component in components.items()
         for name, tensor in component.state_dict().items()
     }
-    target = Path(folder)
-    with written_whole(target, marker=CONFIGS) as temporary:
-        (temporary / CONFIGS).write_text(json.dumps(description, indent=2) + "\n")
-        safetensors.torch.save_file(tensors, temporary / TENSORS, metadata={"format": "pt"})
-    return target
+    return description, tensors
+
+
+def _write(description: dict[str, Any], tensors: dict[str, Tensor], folder: Path) -> None:
+    (folder / CONFIGS).write_text(json.dumps(description, indent=2) + "\n")
+    safetensors.torch.save_file(tensors, folder / TENSORS, metadata={"format": "pt"})
 
 
 def load_ffns_(model: PreTrainedModel, folder: str | Path, *, keep_dense: bool = True) -> None:

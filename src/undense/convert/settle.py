@@ -10,6 +10,7 @@ from undense.contract import FFNComponent
 from undense.convert.classes import model_class, stock_class
 from undense.convert.configs import recording
 from undense.convert.families import family
+from undense.convert.parts import leftover
 from undense.convert.sites import base_key, find_components
 from undense.errors import UndenseError
 
@@ -45,10 +46,16 @@ def _require_rebuildable(
 ) -> None:
     kind = family(model.config.model_type)
     if kind.layer(key) is None:
+        places = " or ".join(seat.replace("{}", "*") for seat in kind.seats)
         raise UndenseError(
             f"the {component.component!r} component at {name!r} stands where {kind.model_type} has"
-            f" no FFN ({kind.place.replace('{}', '*')}), so a saved folder could not be built"
+            f" no FFN ({places}), so a saved folder could not be built"
             " again; put it there itself, not inside another module, or save the FFNs alone"
+        )
+    rest = leftover(model.get_submodule(kind.owner(name)), kind)
+    if rest is not None:
+        raise UndenseError(
+            f"the {component.component!r} component at {name!r} replaces the whole FFN, but {rest}"
         )
     if component.dim != model.config.hidden_size:
         raise UndenseError(

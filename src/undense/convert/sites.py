@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from undense.contract import DenseFFN, DenseShape, FFNComponent
-from undense.convert.families import Family, family
+from undense.convert.families import Family, Projections, family
+from undense.convert.parts import standing
 from undense.errors import UndenseError
 from undense.ops.activation import canonical
 
@@ -20,16 +21,26 @@ from undense.ops.activation import canonical
 class Site:
     """One dense FFN of a model.
 
-    `name`: its path in the model. `key`: its path in the base model, the same whatever the head,
-    under which a saved folder records it. `layer`: the block that it belongs to.
+    `name`: where a component would stand, as a path in the model. `key`: the same in the base
+    model, whatever the head, under which a saved folder records it. `layer`: the block that it
+    belongs to. `owner`: the module that holds the weights, by the paths in `weights`. `entry`: the
+    module that receives the FFN's input. `module`: the FFN as one module.
     """
 
     name: str
     key: str
     layer: int
+    owner: nn.Module
+    entry: nn.Module
     module: nn.Module
     shape: DenseShape
+    weights: Projections
     family: Family
+
+    @property
+    def tower(self) -> str:
+        """The stack of layers that it belongs to; see `Family.tower`."""
+        return self.family.tower(self.key)
 
     @property
     def on_meta(self) -> bool:
@@ -46,11 +57,15 @@ class Site:
 
         Raises `UndenseError` naming the first tensor that holds a NaN or an infinity.
         """
-        up, up_bias = self._projection(self.family.up)
-        down, down_bias = self._projection(self.family.down)
+        up, up_bias = self._projection(self.weights.up)
+        down, down_bias = self._projection(self.weights.down)
         gate, gate_bias = (None, None)
-        if self.family.gate is not None:
-            gate, gate_bias = self._projection(self.family.gate)
+        if self.weights.gate is not None:
+            gate, gate_bias = self._projection(self.weights.gate)
+        if self.weights.fused:
+            gate, up = up.chunk(2)
+            if up_bias is not None:
+                gate_bias, up_bias = up_bias.chunk(2)
         return DenseFFN(
             up=up,
             up_bias=up_bias,
@@ -61,11 +76,11 @@ class Site:
             activation=self.shape.activation,
         )
 
-    def _projection(self, attribute: str) -> tuple[Tensor, Tensor | None]:
-        module = self.module.get_submodule(attribute)
-        weight = self._checked(module, f"{attribute}.weight")
-        bias = self._checked(module, f"{attribute}.bias") if module.bias is not None else None
-        return (weight.t() if self.family.transposed else weight), bias
+    def _projection(self, path: str) -> tuple[Tensor, Tensor | None]:
+        module = self.owner.get_submodule(path)
+        weight = self._checked(module, f"{path}.weight")
+        bias = self._checked(module, f"{path}.bias") if module.bias is not None else None
+        return (weight.t() if self.weights.transposed else weight), bias
 
     def _checked(self, module: nn.Module, path: str) -> Tensor:
         tensor = cast(Tensor, getattr(module, path.rpartition(".")[2])).detach()
@@ -73,8 +88,8 @@ class Site:
             return tensor
         if not torch.isfinite(tensor).all():
             raise UndenseError(
-                f"{self.name}.{path} holds NaN or infinite numbers; load sound weights before"
-                " converting (a folder that trained to NaN cannot be converted)"
+                f"{self.family.owner(self.name)}.{path} holds NaN or infinite numbers; load sound"
+                " weights before converting (a folder that trained to NaN cannot be converted)"
             )
         return tensor.to("cpu", torch.float32)
 
@@ -87,12 +102,25 @@ def find_sites(model: PreTrainedModel) -> list[Site]:
     kind = family(model.config.model_type)
     sites = []
     for name, module in model.named_modules():
-        key = base_key(model, name)
-        layer = kind.layer(key)
-        if layer is not None and is_dense(module, kind):
-            shape = _shape(model, name, module, kind)
-            site = Site(name=name, key=key, layer=layer, module=module, shape=shape, family=kind)
-            sites.append(site)
+        layer = kind.owner_layer(base_key(model, name))
+        weights = None if layer is None else dense_weights(module, kind)
+        if layer is None or weights is None:
+            continue
+        seat = f"{name}.{kind.chain[0]}" if kind.chain else name
+        shape = _shape(model, name, module, kind, weights)
+        sites.append(
+            Site(
+                name=seat,
+                key=base_key(model, seat),
+                layer=layer,
+                owner=module,
+                entry=module.get_submodule(kind.chain[0]) if kind.chain else module,
+                module=standing(module, kind),
+                shape=shape,
+                weights=weights,
+                family=kind,
+            )
+        )
     return sites
 
 
@@ -106,10 +134,15 @@ def find_components(model: nn.Module) -> dict[str, FFNComponent]:
     return found
 
 
-def is_dense(module: nn.Module, kind: Family) -> bool:
-    """Whether `module` is the family's own FFN, not a subclass that may compute something else."""
-    own = type(module).__module__.startswith("transformers.")
-    return own and type(module).__name__ == kind.mlp
+def dense_weights(owner: nn.Module, kind: Family) -> Projections | None:
+    """How `owner` keeps its dense FFN; None where it is not the family's own class (a subclass may
+    compute something else) or holds a component."""
+    if not type(owner).__module__.startswith("transformers."):
+        return None
+    if kind.chain and isinstance(owner.get_submodule(kind.chain[0]), FFNComponent):
+        return None
+    named = (weights for weights in kind.projections if weights.owner == type(owner).__name__)
+    return next(named, None)
 
 
 def base_key(model: PreTrainedModel, name: str) -> str:
@@ -127,22 +160,29 @@ def has_head(model: PreTrainedModel) -> bool:
     return model.base_model is not model
 
 
-def _shape(model: PreTrainedModel, name: str, module: nn.Module, kind: Family) -> DenseShape:
-    projections = [kind.up, kind.down] + ([kind.gate] if kind.gate else [])
-    expected = Conv1D if kind.transposed else nn.Linear
-    for attribute in projections:
-        found = type(module.get_submodule(attribute))
+def _shape(
+    model: PreTrainedModel, name: str, owner: nn.Module, kind: Family, weights: Projections
+) -> DenseShape:
+    expected = Conv1D if weights.transposed else nn.Linear
+    for path in weights.names:
+        try:
+            found = type(owner.get_submodule(path))
+        except AttributeError as error:
+            raise UndenseError(
+                f"{name}.{path} is not there, so this {type(owner).__name__} holds no dense FFN of"
+                " its family; put the stock modules back before converting"
+            ) from error
         if found is not expected:
             raise UndenseError(
-                f"{name}.{attribute} is a {found.__name__}, not a plain {expected.__name__};"
+                f"{name}.{path} is a {found.__name__}, not a plain {expected.__name__};"
                 " merge adapters and undo quantisation before converting"
             )
-    up = cast(Tensor, module.get_submodule(kind.up).weight)
-    hidden, dim = reversed(up.shape) if kind.transposed else up.shape
+    up = cast(Tensor, owner.get_submodule(weights.up).weight)
+    hidden, dim = reversed(up.shape) if weights.transposed else up.shape
     return DenseShape(
         dim=dim,
-        hidden=hidden,
-        gated=kind.gate is not None,
+        hidden=hidden // 2 if weights.fused else hidden,
+        gated=weights.gated,
         activation=canonical(getattr(model.config, kind.activation)),
-        bias=module.get_submodule(kind.down).bias is not None,
+        bias=owner.get_submodule(weights.down).bias is not None,
     )

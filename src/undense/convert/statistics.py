@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from undense.contract import Statistics
-from undense.convert.batches import Batch, checked
+from undense.convert.batches import MASKS, Batch, arguments, checked
 from undense.convert.sites import Site
 from undense.errors import UndenseError
 
@@ -28,38 +28,89 @@ def collect(
     rows: int = 8192,
     seed: int = 0,
 ) -> dict[str, Statistics]:
-    """The inputs of each site on the same `rows` token positions, drawn evenly from all batches.
+    """The inputs of each site at the same `rows` tokens (of the encoder, of the decoder), drawn
+    evenly from all batches.
 
-    Padding (attention mask 0) is never drawn. Returns a sample (at most `rows`, dim) by site name,
-    fp32 on the CPU. Raises `UndenseError` for too few tokens and for inputs that are not finite.
+    Padding (attention mask 0) is never drawn; a vision model's tokens are its patches. Returns a
+    sample (at most `rows`, dim) by site name, fp32 on the CPU. Raises `UndenseError` for too few
+    tokens and for inputs that are not finite.
     """
     prepared = checked(model, batches)
-    picked = _positions([batch["attention_mask"] for batch in prepared], rows, seed)
-    samplers = {site.name: _Sampler() for site in sites}
-    handles = [site.module.register_forward_pre_hook(samplers[site.name]) for site in sites]
+    samplers = {site.name: _Sampler(site.name) for site in sites}
+    handles = [site.entry.register_forward_pre_hook(samplers[site.name]) for site in sites]
     progress = tqdm(prepared, desc="calibration", leave=False, disable=None)
     try:
         with evaluating(model), torch.no_grad():
-            for batch, positions in zip(progress, picked, strict=True):
-                for sampler in samplers.values():
-                    sampler.positions = positions
-                model.base_model(**_on(model.device, batch), use_cache=False)
+            masks = {
+                tower: [_mask(model, sites[0], batch, tower) for batch in prepared]
+                for tower in {site.tower for site in sites}
+            }
+            picked = {tower: _positions(listed, rows, seed) for tower, listed in masks.items()}
+            for index, batch in enumerate(progress):
+                for site in sites:
+                    sampler = samplers[site.name]
+                    sampler.positions = picked[site.tower][index]
+                    sampler.tokens = masks[site.tower][index].numel()
+                _run(model, batch)
     finally:
         for handle in handles:
             handle.remove()
     return {name: _statistics(name, sampler.seen) for name, sampler in samplers.items()}
 
 
+def _run(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> None:
+    """The base model on a batch, keeping no cache."""
+    inputs: dict[str, Any] = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    if "use_cache" in arguments(model):
+        inputs["use_cache"] = False
+    model.base_model(**inputs)
+
+
+def _mask(model: PreTrainedModel, site: Site, batch: Mapping[str, Tensor], tower: str) -> Tensor:
+    """Which of the tokens that the FFNs of a tower see are real: (rows, tokens)."""
+    name = MASKS["decoder_input_ids" if tower == "decoder" else "input_ids"]
+    if name not in batch:  # the decoder of a pair, alone, reads what an only tower would
+        name = MASKS["input_ids"]
+    if name in batch:
+        return batch[name]
+    counter = _Counter()
+    handle = site.entry.register_forward_pre_hook(counter)
+    try:
+        _run(model, {key: tensor[:1] for key, tensor in batch.items()})
+    finally:
+        handle.remove()
+    return torch.ones(len(next(iter(batch.values()))), counter.tokens, dtype=torch.long)
+
+
+@final
+class _Counter:
+    """A forward hook that keeps how many tokens a module received."""
+
+    tokens = 0
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self.tokens = args[0].shape[:-1].numel()
+
+
 @final
 class _Sampler:
     """A forward hook that keeps the rows of a module's input at the current `positions`."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.positions = torch.empty(0, dtype=torch.long)
+        self.tokens: int | None = None
         self.seen: list[Tensor] = []
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if self.tokens is None:  # a probe
+            return
         rows = args[0].detach().flatten(0, -2)
+        if len(rows) != self.tokens:
+            raise UndenseError(
+                f"{self.name} received {len(rows)} tokens at once where {self.tokens} were fed; if"
+                " the config sets chunk_size_feed_forward, set it to 0 while converting"
+            )
         self.seen.append(rows[self.positions.to(rows.device)].to("cpu", torch.float32))
 
 
@@ -90,10 +141,6 @@ def _positions(masks: Sequence[Tensor], rows: int, seed: int) -> list[Tensor]:
         positions[drawn[(drawn >= first) & (drawn < last)] - first]
         for positions, first, last in zip(real, ends[:-1], ends[1:], strict=True)
     ]
-
-
-def _on(device: torch.device, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def _statistics(name: str, parts: list[Tensor]) -> Statistics:

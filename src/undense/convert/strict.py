@@ -12,6 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from undense.convert.families import FAMILIES, PREFIX
 from undense.convert.sites import base_key
 from undense.errors import UndenseError
 
@@ -69,10 +70,7 @@ def _listed(
     shapes: dict[str, Any] | None = None,
 ) -> list[str]:
     """One sentence about these keys; those of a head are left out where `heads` may differ."""
-    base = {name for name, _ in model.base_model.named_children()}
-    wrong = sorted(
-        key for key in keys if not heads or base_key(model, key).partition(".")[0] in base
-    )
+    wrong = sorted(key for key in keys if not heads or _of_the_base(model, key))
     if not wrong:
         return []
     named = [
@@ -81,6 +79,18 @@ def _listed(
     ]
     rest = f" and {len(wrong) - 6} more" if len(wrong) > 6 else ""
     return [f"{len(wrong)} {what}: {', '.join(named)}{rest}"]
+
+
+def _of_the_base(model: PreTrainedModel, key: str) -> bool:
+    """Whether a weight belongs to what every head of its family stands on."""
+    key = base_key(model, key)
+    optional = FAMILIES[kind].optional if (kind := _stock_type(model)) in FAMILIES else ()
+    base = {name for name, _ in model.base_model.named_children()}
+    return key.partition(".")[0] in base and not key.startswith(optional)
+
+
+def _stock_type(model: PreTrainedModel) -> str:
+    return model.config.model_type.removeprefix(PREFIX)
 
 
 @contextmanager

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from undense.contract import FFNComponent, build, config_from_dict
-from undense.convert.sites import find_sites
+from undense.convert.families import family
+from undense.convert.parts import seat, standing
+from undense.convert.sites import base_key, find_components, find_sites
 from undense.errors import UndenseError
 
 
 def put(model: PreTrainedModel, name: str, ffn: nn.Module) -> nn.Module:
-    """Put `ffn` at the path `name`; returns what stood there."""
-    before = model.get_submodule(name)
-    model.set_submodule(name, ffn)
+    """Make `ffn`, a component or a dense FFN that was taken out, the FFN at the path `name`;
+    returns the one that stood there."""
+    kind = family(model.config.model_type)
+    owner = model.get_submodule(kind.owner(name))
+    before = standing(owner, kind)
+    if kind.chain:
+        seat(owner, kind, ffn)
+    else:
+        model.set_submodule(name, ffn)
     if isinstance(ffn, FFNComponent):
         keep_from_initialisation(ffn)
     return before
@@ -26,10 +34,17 @@ def install(model: PreTrainedModel, ffns: Mapping[str, Mapping[str, Any]]) -> No
     """Replace dense FFNs of a freshly built `model` by new components, on the current device.
 
     `ffns`: component configs by path in the base model. Raises `UndenseError` for a path where the
-    model has no dense FFN.
+    model has no dense FFN, but not for one in a stack of layers that this class leaves out.
     """
     sites = {site.key: site for site in find_sites(model)} if ffns else {}
+    # Some of transformers' heads ask AutoModel for their backbone, which then has its FFNs.
+    there = {base_key(model, name) for name in find_components(model)}
+    towers = {name for name, _ in cast(nn.Module, model.base_model).named_children()}
     for key, values in ffns.items():
+        tower = family(model.config.model_type).tower(key)
+        # An encoder alone has no use for what its decoder held.
+        if key in there or (tower and tower not in towers):
+            continue
         if key not in sites:
             raise UndenseError(
                 f"the config records an FFN at {key!r}, where this {type(model).__name__} has none;"

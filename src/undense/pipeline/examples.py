@@ -8,7 +8,7 @@ from transformers import GPT2Config, LlamaConfig, MistralConfig, PreTrainedConfi
 
 from undense.errors import UndenseError
 
-PREFIX = "example:"
+EXAMPLE = "example:"
 
 
 def _llama_7b() -> PreTrainedConfig:
@@ -69,8 +69,8 @@ EXAMPLES: dict[str, Callable[[], PreTrainedConfig]] = {
 
 def example_config(name: str) -> PreTrainedConfig:
     """The config of `example:NAME`. Raises `UndenseError` for a name that is none of them."""
-    short = name.removeprefix(PREFIX)
+    short = name.removeprefix(EXAMPLE)
     if short not in EXAMPLES:
-        known = ", ".join(f"{PREFIX}{each}" for each in EXAMPLES)
+        known = ", ".join(f"{EXAMPLE}{each}" for each in EXAMPLES)
         raise UndenseError(f"model {name!r}: there is no such example config; known: {known}")
     return EXAMPLES[short]()

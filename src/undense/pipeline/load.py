@@ -15,8 +15,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from undense.convert.families import FAMILIES, PREFIX
 from undense.errors import UndenseError
-from undense.pipeline.examples import PREFIX, example_config
+from undense.pipeline.examples import EXAMPLE, example_config
 from undense.pipeline.settings import TINY
 from undense.train.corpus import Corpus, load_corpus
 from undense.train.tiny import tiny_model, tiny_tokenizer
@@ -27,6 +28,7 @@ def load_model(name: str) -> PreTrainedModel:
     """The bundled model for "tiny", else a folder or a hub name; fp32, evaluation mode."""
     if name == TINY:
         return tiny_model().eval()
+    require_causal(load_config(name), name)
     try:
         model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
     except UndenseError:
@@ -43,7 +45,7 @@ def load_config(name: str) -> PretrainedConfig:
     """The config alone, no weights: of a folder, a config.json, a hub name, or an example:NAME."""
     if name == TINY:
         return tiny_model().config
-    if name.startswith(PREFIX):
+    if name.startswith(EXAMPLE):
         return example_config(name)
     try:
         return AutoConfig.from_pretrained(name)
@@ -52,6 +54,17 @@ def load_config(name: str) -> PretrainedConfig:
             f"model {name!r}: neither a folder with a config.json nor a hub model that can be"
             f" reached ({str(error).splitlines()[0]})"
         ) from error
+
+
+def require_causal(config: PretrainedConfig, name: str) -> None:
+    """Refuse what these steps could neither train nor judge, which is next-token prediction."""
+    kind = FAMILIES.get(config.model_type.removeprefix(PREFIX))
+    if kind is not None and kind.kind != "causal" and not getattr(config, "is_decoder", False):
+        raise UndenseError(
+            f"model {name!r} is of the type {kind.model_type!r}, no causal language model, which is"
+            " what the commands train and judge; in Python, undense.convert_(model, ffn,"
+            " calibration=…) converts it and save_pretrained saves it"
+        )
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

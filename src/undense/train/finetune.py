@@ -25,9 +25,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from undense.contract import FFNComponent
 from undense.errors import UndenseError
 from undense.train.checkpoints import last_checkpoint, step_of
+from undense.train.portions import Portion, Stages, portion
 from undense.train.settings import FinetuneSettings
 from undense.train.tokens import BlockDataset
 
@@ -52,15 +52,32 @@ def finetune(
     """Train `model` in place on next-token prediction, in `folder` for logs and checkpoints.
 
     loss = (1 - w) cross-entropy + w KL(teacher || model), w = `teacher_weight`.
-    Raises `UndenseError` where a teacher is asked for and none given, or where "ffn" is asked for
-    and the model has no replaced FFN with parameters.
+    Raises `UndenseError` where a teacher is asked for and none given, or where "ffn" or
+    "stepwise" is asked for and the model has no replaced FFN with parameters.
     """
     if (settings.teacher_weight > 0) != (teacher is not None):
         raise UndenseError(
             f"finetune: teacher_weight={settings.teacher_weight} needs a teacher model exactly"
             " when it is above 0"
         )
-    frozen = _freeze(model) if settings.train == "ffn" else []
+    with portion(model, settings) as chosen:
+        trainer, events = _trained(model, dataset, settings, folder, chosen, teacher, callbacks)
+    model.eval()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    curve = [(int(entry["step"]), float(entry["loss"])) for entry in logs]
+    return FinetuneResult(curve=curve, events=events)
+
+
+def _trained(
+    model: PreTrainedModel,
+    dataset: BlockDataset,
+    settings: FinetuneSettings,
+    folder: Path,
+    chosen: Portion,
+    teacher: PreTrainedModel | None,
+    callbacks: Sequence[TrainerCallback],
+) -> tuple[Trainer, list[str]]:
+    """The Trainer when it is done, and what was reverted. It continues from its last checkpoint."""
     # Without a loss type the Trainer divides by one prediction too many in every block.
     loss_type, model.loss_type = (model.loss_type, "ForCausalLM")
     guard = _LastGood(model, settings.divergence)
@@ -68,13 +85,15 @@ def finetune(
         model=model,
         args=_arguments(settings, folder),
         train_dataset=dataset,
-        callbacks=[guard, *callbacks],
+        callbacks=[guard, Stages(chosen), *callbacks],
+        chosen=chosen,
+        ffn_rate=settings.ffn_rate,
         teacher=teacher,
         teacher_weight=settings.teacher_weight,
     )
     guard.trainer = trainer
     last = last_checkpoint(folder) if settings.save_every else None
-    use_cache = model.config.use_cache
+    use_cache = getattr(model.config, "use_cache", None)
     try:
         if last is not None and step_of(last) >= settings.steps:
             # The Trainer would take one more step before it notices that none is left.
@@ -84,34 +103,17 @@ def finetune(
             trainer.train(resume_from_checkpoint=None if last is None else str(last))
     finally:
         model.loss_type = loss_type
-        model.config.use_cache = use_cache
+        if use_cache is not None:
+            model.config.use_cache = use_cache
         # Under bf16 the Trainer leaves its autocast on `model.forward`; evaluation is in fp32.
         trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-        for parameter in frozen:
-            parameter.requires_grad_(True)
-    model.eval()
-    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
-    curve = [(int(entry["step"]), float(entry["loss"])) for entry in logs]
-    return FinetuneResult(curve=curve, events=guard.events)
-
-
-def _freeze(model: nn.Module) -> list[nn.Parameter]:
-    """Freeze all but the replaced FFNs; returns what was frozen."""
-    ours = {id(p) for m in model.modules() if isinstance(m, FFNComponent) for p in m.parameters()}
-    if not ours:
-        raise UndenseError(
-            "finetune: train='ffn' but no replaced FFN has a parameter; convert the model first,"
-            " or use train='all'"
-        )
-    frozen = [p for p in model.parameters() if id(p) not in ours and p.requires_grad]
-    for parameter in frozen:
-        parameter.requires_grad_(False)
-    return frozen
+    return trainer, guard.events
 
 
 @final
 class _FinetuneTrainer(Trainer):
-    """The Trainer, with decay on matrices only and an optional teacher in the loss."""
+    """The Trainer, with decay on matrices only, a step size of their own for the replaced FFNs, and
+    an optional teacher in the loss."""
 
     def __init__(
         self,
@@ -120,15 +122,37 @@ class _FinetuneTrainer(Trainer):
         args: TrainingArguments,
         train_dataset: BlockDataset,
         callbacks: list[TrainerCallback],
+        chosen: Portion,
+        ffn_rate: float,
         teacher: PreTrainedModel | None,
         teacher_weight: float,
     ) -> None:
         super().__init__(model=model, args=args, train_dataset=train_dataset, callbacks=callbacks)
+        self.chosen = chosen
+        self.ffn_rate = ffn_rate
         self.teacher = None if teacher is None else teacher.eval()
         self.teacher_weight = teacher_weight
 
-    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        return [name for name, parameter in model.named_parameters() if parameter.ndim >= 2]
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Over all that ever moves: what a later stage unfreezes has its place from the start."""
+        if self.optimizer is None:
+            cls, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+            for parameter in self.chosen.moving:
+                kind = (parameter in self.chosen.ours, parameter.ndim >= 2)
+                groups.setdefault(kind, []).append(parameter)
+            self.optimizer = cls(
+                [
+                    {
+                        "params": parameters,
+                        "lr": self.args.learning_rate * (self.ffn_rate if ours else 1.0),
+                        "weight_decay": self.args.weight_decay if matrix else 0.0,
+                    }
+                    for (ours, matrix), parameters in groups.items()
+                ],
+                **options,
+            )
+        return self.optimizer
 
     def compute_loss(
         self,

@@ -7,7 +7,7 @@ from typing import Literal
 
 from undense.errors import UndenseError
 
-Trained = Literal["all", "ffn"]
+Trained = Literal["all", "ffn", "lora", "stepwise"]
 
 
 def require_seed(seed: int) -> None:
@@ -42,10 +42,13 @@ class DistillSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSettings:
-    """`train`: every weight, or the replaced FFNs alone. `teacher_weight`: share of the loss that
-    is the divergence from the teacher's logits (0 without a teacher). `divergence`: a loss this
-    many times the best one goes back to the last good weights at half the step size.
-    `save_every`: steps between checkpoints on disk, from which a later call continues; 0 is none.
+    """`train`: every weight ("all"); the replaced FFNs alone ("ffn"), with LoRA adapters of rank
+    `lora_rank` in the attention, merged at the end ("lora"), or, after the share `first_stage` of
+    the steps, with the host's attention and norms ("stepwise"). `ffn_rate`: step size of the
+    replaced FFNs over that of the rest. `teacher_weight`: share of the loss that is the divergence
+    from the teacher's logits (0 without a teacher). `divergence`: a loss this many times the best
+    one goes back to the last good weights at half the step size. `save_every`: steps between
+    checkpoints on disk, from which a later call continues; 0 is none.
     """
 
     steps: int = 100
@@ -55,6 +58,9 @@ class FinetuneSettings:
     weight_decay: float = 0.0
     clip: float = 1.0
     train: Trained = "all"
+    lora_rank: int = 8
+    first_stage: float = 0.5
+    ffn_rate: float = 1.0
     teacher_weight: float = 0.0
     divergence: float = 2.0
     log_every: int = 10
@@ -69,6 +75,17 @@ class FinetuneSettings:
         for name in ("steps", "batch", "log_every"):
             if getattr(self, name) < 1:
                 raise UndenseError(f"finetune: {name}={getattr(self, name)} must be at least 1")
+        if self.lora_rank < 1:
+            raise UndenseError(f"finetune: lora_rank={self.lora_rank} must be at least 1")
+        if not 0 < self.first_stage < 1:
+            raise UndenseError(
+                f"finetune: first_stage={self.first_stage} must be between 0 and 1, both excluded"
+            )
+        if not self.ffn_rate > 0:
+            raise UndenseError(
+                f"finetune: ffn_rate={self.ffn_rate} must be above 0; freeze the FFNs by hand to"
+                " train the rest alone"
+            )
         if not 0 <= self.teacher_weight <= 1:
             raise UndenseError(
                 f"finetune: teacher_weight={self.teacher_weight} must be between 0 and 1"
