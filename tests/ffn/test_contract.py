@@ -33,6 +33,7 @@ DIM = 48
 NAMES = list(components())
 MULTIPLIERS = [name for name in NAMES if name != "none"]
 CHOOSING = ["block_topk"]
+ULTRAS = ["ultra", "ultra-small", "ultra-all"]
 
 
 def variants() -> list[Config]:
@@ -308,7 +309,7 @@ def test_share_presets_keep_their_name() -> None:
     for dim in (128, 192, 576, 768):
         for hidden, gated in ((4 * dim, False), (8 * dim // 3, True)):
             shape = dense_ffn_shape(dim, hidden, gated)
-            for name in ("ultra", "ultra-all", "narrow", "tensor_factor", "low_rank"):
+            for name in (*ULTRAS, "narrow", "tensor_factor", "low_rank", "block_topk"):
                 for percent in (50, 25, 12):
                     config = resolve(f"{name}-{percent}", shape)
                     share = abstract_cost(dim, config).forward / dense_flops(shape)

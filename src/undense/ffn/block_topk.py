@@ -17,7 +17,7 @@ from undense.contract import DenseFFN, DenseShape, FFNComponent, Statistics, reg
 from undense.cost import Cost
 from undense.errors import UndenseError
 from undense.ops.activation import activate, canonical
-from undense.ops.auxiliary import with_loss
+from undense.ops.auxiliary import unevenness, unevenness_cost, with_loss
 from undense.ops.block_linear import BlockLinear
 from undense.ops.chosen_blocks import chosen_blocks, chosen_blocks_cost
 from undense.ops.co_activation import best, co_active, log_energy
@@ -27,11 +27,13 @@ from undense.ops.reshaped import reshaped
 
 # A start stores the fitted router this many times larger. Scale does not change the choice, but it
 # changes what a step of Adam does to it: at scale 1, forty steps of layer-wise distillation unlearn
-# part of what was fitted (held-out loss 3.374, at 3 and 10: 3.359, 3.360; router not trained: 3.363).
-ROUTER_SCALE = 3.0
+# part of what was fitted (held-out loss 3.374, at 10 3.360; low rank, at 3 and 10: 3.348, 3.343).
+ROUTER_SCALE = 10.0
 # How firmly the second layer, solved again, holds on to the dense weights: they know more than the
 # sample does (start 3.430 at 1e-2, 3.434 at 1e-4 and at 1e-1).
 HOLD = 1e-2
+# Rank of the router for each chosen block.
+RANK = 2
 
 
 @register("block_topk")
@@ -43,25 +45,26 @@ class BlockTopK(FFNComponent):
     them the router gets its gradient. Shared neurons are computed for every token. In a gated FFN
     act(W_gate,b x) * (W_up,b x) stands in place of the activation.
 
-    Started from a dense FFN, the neurons that speak loudest on average are shared, others that speak
-    on the same tokens form a block; the router is fitted to the energy of each block's output; every
-    gate is exactly 1 (temperature 0), so that the neurons computed are those of the dense FFN; the
-    second layer is solved again, so that they also say what is known of those not computed.
+    Started from a dense FFN, the neurons that speak loudest on average are shared; others that
+    speak on the same tokens form a block; the router is fitted to the energy of each block's
+    output; every gate is exactly 1 (temperature 0), so that the neurons computed are those of the
+    dense FFN; the second layer is solved again, so that they also say what they tell about those
+    that are not computed.
     Shapes: `up` (blocks, block or 2 * block, dim), `down` (blocks, block, dim): a block is read in
     one piece. The FLOPs are those of the path that runs, in training too.
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Config(contract.Config):
-        """`hidden`: neurons in all; None is 4 x dim. `block`: neurons in a block. `chosen`: blocks
-        computed for each token, `shared` times as many (rounded) on top for all tokens. `rank`: of
-        the router; None is full. `balance`: strength of the loss that keeps all blocks in use, in
-        training; 0 is off."""
+        """`hidden`: neurons in all, the last block filled up; None is 4 x dim. `shared`: neurons
+        computed for every token. `block`: neurons in a block. `chosen`: blocks computed for a
+        token. `rank`: of the router; None is full. `balance`: strength of the loss that keeps all
+        blocks in use, in training; 0 is off."""
 
         hidden: int | None = None
+        shared: int = 0
         block: int = 16
         chosen: int = 3
-        shared: float = 0.0
         rank: int | None = None
         activation: str = "gelu_tanh"
         gated: bool = False
@@ -82,25 +85,19 @@ class BlockTopK(FFNComponent):
 
     config: Config
     imbalance: Tensor | None = None
-    """After a call in training with `balance`: 1 where all blocks are chosen alike, up to blocks/k
-    where all tokens choose the same."""
+    """`unevenness` of the last call in training with `balance`, for logging."""
 
     def __init__(self, dim: int, config: Config) -> None:
         super().__init__(dim, config)
-        self.hidden = config.hidden or 4 * dim
         self.activation = canonical(config.activation)
-        size, k = (config.block, config.chosen)
-        self.always = round(config.shared * k) * size
-        self.blocks = (self.hidden - self.always) // size
-        if self.hidden % size:
-            raise UndenseError(
-                f"block_topk: hidden={self.hidden} must be divisible by block={size};"
-                f" try hidden={self.hidden // size * size + size}"
-            )
+        size, k, self.always = (config.block, config.chosen, config.shared)
+        hidden = config.hidden or 4 * dim
+        self.blocks = -(-(hidden - self.always) // size)
+        self.hidden = self.always + self.blocks * size
         if k > self.blocks:
             raise UndenseError(
-                f"block_topk: chosen={k} exceeds the {self.blocks} blocks of {size} that"
-                f" hidden={self.hidden} and {self.always} shared neurons leave to choose from"
+                f"block_topk: chosen={k} exceeds the {max(0, self.blocks)} blocks of {size} that"
+                f" hidden={hidden} and shared={self.always} leave to choose from"
             )
         branches = 2 if config.gated else 1
         if config.rank is None:
@@ -130,7 +127,9 @@ class BlockTopK(FFNComponent):
         scores = self.router(rows)
         top, chosen = scores.topk(self.config.chosen, -1, sorted=False)
         if self.training and self.config.balance > 0:
-            top = with_loss(top, self._unevenness(scores, chosen))
+            self.imbalance = unevenness(scores, chosen)
+            top = with_loss(top, self.imbalance * self.config.balance)
+            self.imbalance = self.imbalance.detach()
         gates = torch.softmax(top * self.temperature, -1) * self.config.chosen
         y = chosen_blocks(rows, self.up, self.up_bias, self.down, chosen, gates, self.activation)
         if self.shared_up is not None and self.shared_down is not None:
@@ -143,15 +142,6 @@ class BlockTopK(FFNComponent):
         first, second = inner.chunk(2, -1)
         return activate(first, self.activation) * second
 
-    def _unevenness(self, scores: Tensor, chosen: Tensor) -> Tensor:
-        """balance * blocks / k * sum over blocks of (share of tokens that chose it) * (its mean
-        probability); the first factor has no gradient."""
-        picked = torch.zeros_like(scores).scatter(1, chosen, 1.0).mean(0)
-        loss = (picked * torch.softmax(scores, -1).mean(0)).sum()
-        loss = loss * (self.config.balance * self.blocks / self.config.chosen)
-        self.imbalance = loss.detach() / self.config.balance
-        return loss
-
     def cost(self, tokens: int) -> Cost:
         k, size, numbers = (self.config.chosen, self.config.block, tokens * self.dim)
         parts = [
@@ -160,7 +150,8 @@ class BlockTopK(FFNComponent):
             cost.elementwise("choice", tokens * self.blocks, macs=0),
         ]
         if self.training and self.config.balance > 0:
-            parts.append(self._unevenness_cost(tokens * self.blocks))
+            parts.append(unevenness_cost("balance", tokens, self.blocks))
+            parts.append(cost.elementwise("strength", 1, backward=1))
         softmax, back = (cost.per_element(n) for n in ("softmax", "softmax_backward"))
         blocks = chosen_blocks_cost(
             "blocks",
@@ -183,18 +174,6 @@ class BlockTopK(FFNComponent):
             bias = cost.elementwise("bias", numbers, backward=1, macs=0)
             parts.append(replace(bias, weights=self.dim))
         return Cost.total("block_topk", *parts)
-
-    def _unevenness_cost(self, scores: int) -> Cost:
-        """Softmax, two means, then product and sum over blocks, the factor and the reading off;
-        back all of it but the mean of what was chosen."""
-        softmax, back = (cost.per_element(n) for n in ("softmax", "softmax_backward"))
-        return Cost.total(
-            "balance",
-            cost.fan_out("scores read twice", scores, 2),
-            cost.elementwise("means", scores, forward=softmax + 2, backward=back + 1, macs=1),
-            cost.elementwise("over blocks", self.blocks, forward=2, backward=1),
-            cost.elementwise("factor", 1, forward=2, backward=1),
-        )
 
     def _shared_cost(self, tokens: int) -> Cost:
         assert self.shared_up is not None and self.shared_down is not None
@@ -284,20 +263,32 @@ class BlockTopK(FFNComponent):
 
     @classmethod
     def fitted(cls, shape: DenseShape) -> contract.Config:
-        """All neurons of the host (rounded up to whole blocks) and its kind; balance off: a
-        converted model's blocks are in use already."""
-        size = cls.Config().block
+        """All neurons of the host and its kind, in about 96 blocks (the finest that paid for their
+        router on the bundled model; larger ones at larger widths keep the products large). Balance
+        off: a trained model's blocks are in use already."""
+        block = 8
+        while shape.hidden >= 2 * 96 * block:
+            block *= 2
         return cls.Config(
-            hidden=-(-shape.hidden // size) * size,
+            hidden=shape.hidden,
+            block=block,
+            chosen=1,
+            rank=RANK,
             activation=shape.activation,
             gated=shape.gated,
             bias=shape.bias,
-            shared=0.25,
             balance=0.0,
         )
 
     @classmethod
     def sized(cls, config: contract.Config, dim: int, size: int) -> contract.Config:
-        """The number of blocks chosen for a token."""
+        """The neurons computed for a token, a block and more: four fifths chosen in blocks, the
+        others shared. The rank of a router of low rank grows with the number of blocks chosen, or
+        it would take too large a share of a small size."""
         assert isinstance(config, BlockTopK.Config)
-        return config.replace(chosen=size)
+        computed = config.block + size - 1
+        chosen = max(1, 4 * computed // (5 * config.block))
+        shared = computed - chosen * config.block
+        if config.rank is not None:
+            config = config.replace(rank=RANK * chosen)
+        return config.replace(chosen=chosen, shared=shared)

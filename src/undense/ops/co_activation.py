@@ -1,9 +1,9 @@
 """Cutting the neurons of a trained FFN into equal blocks that speak on the same tokens.
 
-The aim is the output energy that the k blocks chosen for each token carry. Alternating steps raise
-it: a linear router is fitted to the blocks' energies, it chooses blocks for every token of a sample,
-and the neurons are dealt out again so that each sits where its energy falls on tokens that chose
-its block. Related: MoEfication, https://arxiv.org/abs/2110.01786 (clusters weights, not energies).
+The aim is the output energy that the k blocks chosen for each token carry. Alternating steps
+raise it: a linear router is fitted to the blocks' energies, it chooses blocks for every token of a
+sample, and the neurons are dealt out again so that each sits where its energy falls on tokens that
+chose its block. Related: MoEfication, https://arxiv.org/abs/2110.01786 (it clusters weights).
 """
 
 from __future__ import annotations
