@@ -32,6 +32,8 @@ from undense.measure.flops import count_flops
 DIM = 48
 NAMES = list(components())
 MULTIPLIERS = [name for name in NAMES if name != "none"]
+CHOOSING = ["block_topk"]
+ULTRAS = ["ultra", "ultra-small", "ultra-all"]
 
 
 def variants() -> list[Config]:
@@ -92,7 +94,9 @@ def test_bf16_agrees_with_fp32(config: Config) -> None:
     exact = component(x)
     rounded = component.bfloat16()(x.bfloat16()).float()
     # bf16 keeps 8 bits: a few roundings in a row stay within 5 % of the output's scale.
-    assert (rounded - exact).abs().max() <= 0.05 * exact.abs().max() + 1e-6
+    far = (rounded - exact).abs().amax(-1) > 0.05 * exact.abs().max() + 1e-6
+    # Where a token chooses between near-equals, the choice may fall differently.
+    assert far.sum() <= (4 if config.component in CHOOSING else 0)
 
 
 @every_config
@@ -305,7 +309,7 @@ def test_share_presets_keep_their_name() -> None:
     for dim in (128, 192, 576, 768):
         for hidden, gated in ((4 * dim, False), (8 * dim // 3, True)):
             shape = dense_ffn_shape(dim, hidden, gated)
-            for name in ("ultra", "ultra-all", "narrow", "tensor_factor", "low_rank"):
+            for name in (*ULTRAS, "narrow", "tensor_factor", "low_rank", "block_topk"):
                 for percent in (50, 25, 12):
                     config = resolve(f"{name}-{percent}", shape)
                     share = abstract_cost(dim, config).forward / dense_flops(shape)

@@ -58,12 +58,20 @@ def test_seed_preset_multiplies_no_zeros() -> None:
 
 @pytest.mark.parametrize("dim", [128, 192, 576, 768])
 @pytest.mark.parametrize("percent", [25, 12, 5])
-def test_ultra_is_the_largest_within_its_share(dim: int, percent: int) -> None:
+def test_ultra_small_is_the_largest_within_its_share(dim: int, percent: int) -> None:
     shape = DenseShape(dim=dim, hidden=4 * dim)
-    config = resolve(f"ultra-{percent}", shape)
+    config = resolve(f"ultra-small-{percent}", shape)
     share = abstract_cost(dim, config).forward / dense_flops(shape)
     neuron = (4 * dim + 12) / dense_flops(shape)  # one more hidden neuron
     assert percent / 100 - 1.2 * neuron <= share <= percent / 100
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_ultra_stores_what_dense_stores_and_ultra_small_its_share(gated: bool) -> None:
+    shape = DenseShape(dim=192, hidden=768, gated=gated, bias=not gated)
+    dense = abstract_cost(192, dense_config(shape)).weights
+    assert 1.0 <= abstract_cost(192, resolve("ultra-25", shape)).weights / dense <= 1.1
+    assert abstract_cost(192, resolve("ultra-small-25", shape)).weights <= 0.26 * dense
 
 
 def test_fractional_shares_are_names_too() -> None:

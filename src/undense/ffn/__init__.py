@@ -1,5 +1,6 @@
 """One FFN component a file, the dense yardsticks included. A new one needs one line here."""
 
+from undense.ffn.block_topk import BlockTopK
 from undense.ffn.dense import Dense
 from undense.ffn.gated_dense import GatedDense
 from undense.ffn.low_rank import LowRank
@@ -12,6 +13,7 @@ from undense.ffn.tensor_factor import TensorFactor
 from undense.ffn.ultra import UltraEfficientSparseFFN
 
 __all__ = [
+    "BlockTopK",
     "Dense",
     "GatedDense",
     "LowRank",

@@ -5,8 +5,9 @@ dense FFN of that shape. The grammar, for any registered component NAME and any 
 
     NAME        its defaults, fitted to the host's activation and biases
     NAME-N      its sizing knob chosen for N % of the FLOPs of the dense FFN that it replaces
-    ultra-N     the composition that measured best for its FLOPs, at N %
-    ultra-all-N all four stages of the composition, at N %
+    ultra-N     the composition that measured best for its FLOPs, at N %: dense parameters
+    ultra-small-N  the best one that stores no more than it computes, at N %
+    ultra-all-N all four stages of the composition, at N %: dense parameters
     narrow-N    the host's own kind of dense FFN with fewer neurons, at N %
     seed        the original proposal's composition, term by term
     {...}, file.json   a config as JSON
@@ -72,14 +73,23 @@ def narrow(shape: DenseShape) -> Config:
 
 def ultra(shape: DenseShape) -> Config:
     """The composition that measured best for its FLOPs when converting a trained model: one
-    micro-step on a quarter of the features before a narrow projection of the host's own kind, which
-    is what N sizes. Spectral and polynomial stages did not earn their FLOPs there; `docs/log.md`
-    has the figures."""
+    micro-step on a quarter of the features before blocks of the dense FFN's own neurons, chosen for
+    each token, which is what N sizes. It stores as much as the dense FFN. Spectral and polynomial
+    stages did not earn their FLOPs there; `docs/log.md` has the figures."""
+    return _refined(component_class("block_topk").fitted(shape))
+
+
+def ultra_small(shape: DenseShape) -> Config:
+    """The same before a narrow projection of the host's own kind: N % of the dense parameters."""
+    return _refined(dense_config(shape))
+
+
+def _refined(projection: Config) -> Config:
     return UltraEfficientSparseFFN.Config(
         spectral=None,
         polynomial=None,
         micro=SparseMicroRefine.Config(micro_steps=1, micro_keep_ratio=0.25),
-        projection=dense_config(shape),
+        projection=projection,
         norm_in=False,
         norm_out=False,
     )
@@ -91,13 +101,14 @@ def ultra_all(shape: DenseShape) -> Config:
         spectral=SparseSpectral.Config(k_freq=max(1, shape.dim // 32), basis="eigen"),
         polynomial=SparsePolynomial.Config(poly_degree=2, poly_keep_ratio=1 / 32),
         micro=SparseMicroRefine.Config(micro_steps=2, micro_keep_ratio=1 / 16),
-        projection=dense_config(shape),
+        projection=component_class("block_topk").fitted(shape),
     )
 
 
 PRESETS: dict[str, Callable[[DenseShape], Config]] = {
     "seed": seed,
     "ultra": ultra,
+    "ultra-small": ultra_small,
     "ultra-all": ultra_all,
     "narrow": narrow,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -47,3 +48,21 @@ def canonical(name: str) -> str:
 def activate(x: Tensor, name: str) -> Tensor:
     """Apply the activation called `name` to every number of `x`."""
     return _FUNCTIONS[name](x)
+
+
+def activate_backward(grad: Tensor, x: Tensor, name: str) -> Tensor:
+    """The gradient of `activate(x, name)` with respect to `x`, given that of its result."""
+    match name:
+        case "gelu":
+            return torch.ops.aten.gelu_backward(grad, x)
+        case "gelu_tanh":
+            return torch.ops.aten.gelu_backward(grad, x, approximate="tanh")
+        case "silu":
+            return torch.ops.aten.silu_backward(grad, x)
+        case "relu":
+            return torch.ops.aten.threshold_backward(grad, x, 0)
+        case "relu2":
+            return grad * 2 * F.relu(x)
+        case "identity":
+            return grad
+    raise AssertionError(f"no gradient for the activation {name!r}")

@@ -10,24 +10,35 @@ from torch import Tensor
 RIDGE = 1e-4
 
 
+class Ridge:
+    """Least squares with an intercept on fixed features, for one target after another.
+
+    Solved in fp64 on centred data, the penalty relative to the mean variance of the features.
+    """
+
+    def __init__(self, features: Tensor, *, strength: float = RIDGE) -> None:
+        x = features.double()
+        self.mean = x.mean(0)
+        self.centred = x - self.mean
+        self.gram = self.centred.T @ self.centred
+        penalty = strength * self.gram.diagonal().mean() + torch.finfo(torch.float64).tiny
+        self.gram.diagonal().add_(penalty)
+
+    def solve(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """targets ≈ features @ weight + bias: (rows, outputs) -> (inputs, outputs), (outputs,)."""
+        y = targets.double()
+        y_mean = y.mean(0)
+        weight = torch.linalg.solve(self.gram, self.centred.T @ (y - y_mean))
+        bias = y_mean - self.mean @ weight
+        return weight.to(targets.dtype), bias.to(targets.dtype)
+
+
 def ridge(features: Tensor, targets: Tensor, *, strength: float = RIDGE) -> tuple[Tensor, Tensor]:
     """Least squares with an intercept: targets ≈ features @ weight + bias.
 
     `features` (rows, inputs), `targets` (rows, outputs); returns (inputs, outputs) and (outputs,).
-    Solved in fp64 on centred data, the penalty relative to the mean variance of the features.
     """
-    x = features.double()
-    y = targets.double()
-    x_mean = x.mean(0)
-    y_mean = y.mean(0)
-    x = x - x_mean
-    y = y - y_mean
-    gram = x.T @ x
-    penalty = strength * gram.diagonal().mean() + torch.finfo(torch.float64).tiny
-    gram.diagonal().add_(penalty)
-    weight = torch.linalg.solve(gram, x.T @ y)
-    bias = y_mean - x_mean @ weight
-    return weight.to(targets.dtype), bias.to(targets.dtype)
+    return Ridge(features, strength=strength).solve(targets)
 
 
 def reduced_rank(features: Tensor, targets: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
