@@ -26,6 +26,13 @@ def test_a_saved_model_is_a_stock_folder_with_what_was_added(gpt2, text, prompt,
     assert AutoTokenizer.from_pretrained(folder)("w5").input_ids == [5]
 
 
+def test_what_is_never_saved_is_filled_again(gpt2, text, prompt, tmp_path):
+    convert_(gpt2, "random_projection", calibration=text)
+    folder = save(gpt2, tmp_path / "out")
+    assert not [name for name in gpt2.state_dict() if "places" in name]
+    assert torch.equal(load(folder)(prompt).logits, gpt2(prompt).logits)
+
+
 def test_stock_models_are_saved_and_loaded_as_well(llama, prompt, tmp_path):
     save(llama, tmp_path / "out")
     again = load(tmp_path / "out")

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 import torch
 
-from undense.contract import DenseFFN, Statistics, from_dense
+from undense.contract import (
+    DenseFFN,
+    Statistics,
+    build,
+    components,
+    config_from_dict,
+    from_dense,
+)
 from undense.errors import UndenseError
 from undense.ffn import (
     Dense,
+    Projection,
+    RandomProjection,
     SparseMicroRefine,
     SparsePolynomial,
     SparseSpectral,
+    TensorFactor,
     UltraEfficientSparseFFN,
 )
+from undense.measure.flops import count_flops
 
 Config = UltraEfficientSparseFFN.Config
+STAGES = ("spectral", "polynomial", "micro", "projection")
 
 VARIANTS = [
     Config(spectral=None, micro=None, norm_in=False),
@@ -125,3 +140,58 @@ def test_the_start_survives_both_norms() -> None:
     ffn = from_dense(dense, config, Statistics(inputs=rows))
     assert isinstance(ffn, UltraEfficientSparseFFN)
     assert _error(ffn, dense, rows) < 0.1
+
+
+# The rows of the original proposal's table of mixtures, "method: sparsity option", each by itself.
+ROWS: dict[str, dict[str, Any]] = {
+    "spectral FFN: top-k frequency coefficients": {"spectral": SparseSpectral.Config(k_freq=6)},
+    "polynomial: sparse coefficients": {"polynomial": SparsePolynomial.Config(poly_keep_ratio=0.1)},
+    "token feedback: selected features": {"micro": SparseMicroRefine.Config(micro_keep_ratio=0.25)},
+    "tensor FFN: sparse factor matrices": {
+        "projection": TensorFactor.Config(factor="kronecker+low_rank", rank=4, terms=2, keep=0.25)
+    },
+    "sparse random projections": {"projection": RandomProjection.Config(rank=4)},
+}
+WORKFLOW = {stage: child for row in list(ROWS.values())[:4] for stage, child in row.items()}
+
+
+@pytest.mark.parametrize("children", [*ROWS.values(), WORKFLOW], ids=[*ROWS, "all four in turn"])
+def test_every_row_of_the_table_of_mixtures_can_be_described(children: dict[str, Any]) -> None:
+    """Built from JSON, run, counted both ways to the integer, started from dense weights."""
+    config = Config(**dict.fromkeys(STAGES, None) | children)
+    assert config_from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    dense, rows = _dense(48), torch.randn(1024, 48)
+    ffn = from_dense(dense, config, Statistics(inputs=rows))
+    assert isinstance(ffn, UltraEfficientSparseFFN)
+    assert list(ffn.stages) == [stage for stage in STAGES if stage in children]
+    assert _error(ffn, dense, rows) < 1.0, "no closer than a constant"
+    x = torch.randn(2, 3, 48, requires_grad=True)
+    count = count_flops(lambda: ffn(x), backward=True, strict=True)
+    cost = ffn.cost(6)
+    assert (count.forward, count.backward) == (cost.forward, cost.backward)
+
+
+@pytest.mark.parametrize("name", [n for n in components() if n != "none"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_takes_every_component(stage: str, name: str) -> None:
+    """Beside a linear projection (or, as the projection, beside the default micro-steps)."""
+    child = config_from_dict({"component": name})
+    beside = {"projection": Projection.Config(blocks=4), "micro": SparseMicroRefine.Config()}
+    other = "micro" if stage == "projection" else "projection"
+    config = Config(**dict.fromkeys(STAGES, None) | {other: beside[other], stage: child})
+    again = config_from_dict(json.loads(json.dumps(config.to_dict())))
+    assert again == config
+    ffn = build(48, again).train()
+    x = torch.randn(2, 3, 48, requires_grad=True)
+    count = count_flops(lambda: ffn(x), backward=True, strict=True)
+    cost = ffn.cost(6)
+    assert (count.forward, count.backward) == (cost.forward, cost.backward)
+
+
+def test_a_stage_may_be_a_composition_itself() -> None:
+    inner = Config(spectral=None, polynomial=None, norm_out=False)
+    config = Config(polynomial=None, micro=None, projection=inner)
+    ffn = build(48, config)
+    with torch.no_grad():
+        count = count_flops(ffn, torch.randn(5, 48))
+    assert count.dispatched == ffn.cost(5).forward

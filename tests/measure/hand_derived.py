@@ -67,6 +67,11 @@ def three_numbers() -> Tensor:
     return torch.sparse_coo_tensor(places, torch.ones(3), (6, 5), check_invariants=True)
 
 
+def bags() -> Tensor:
+    """Two bags of three places each."""
+    return torch.tensor([[0, 2, 5], [1, 3, 0]])
+
+
 def integers(*shape: int) -> Tensor:
     return torch.ones(shape, dtype=torch.int8)
 
@@ -290,6 +295,28 @@ REDUCTIONS = [
         lambda: (leaf(9, 4),),
         0,
         3 * 4,
+    ),
+    # 2 bags of 3 rows of width 4 are added up; back, each is added to its row
+    Case(
+        "sums of rows in bags",
+        lambda table: F.embedding_bag(bags(), table, mode="sum"),
+        lambda: (leaf(6, 4),),
+        2 * 3 * 4,
+        2 * 3 * 4,
+    ),
+    # times a weight, then added; back, the same into the rows, a dot product for each weight
+    Case(
+        "weighted sums of rows in bags",
+        lambda table, w: F.embedding_bag(bags(), table, mode="sum", per_sample_weights=w),
+        lambda: (leaf(6, 4), leaf(2, 3)),
+        2 * (2 * 3 * 4),
+        2 * 24 + 2 * 24,
+    ),
+    Case(
+        "weighted sums without a gradient",
+        lambda table, w: F.embedding_bag(bags(), table, mode="sum", per_sample_weights=w),
+        lambda: (given(6, 4), given(2, 3)),
+        48,
     ),
     Case("gathering", lambda x: x[:, torch.tensor([0, 0, 4])], lambda: (leaf(3, 5),), 0, 3 * 3),
     Case(

@@ -11,6 +11,7 @@ from undense.ops.block_linear import BlockLinear
 from undense.ops.linear_map import LinearMap
 from undense.ops.low_rank import LowRankLinear
 from undense.ops.monarch import MonarchLinear, shuffle
+from undense.ops.regression import whitened_svd
 
 
 def whole(linear: LinearMap) -> torch.Tensor:
@@ -18,6 +19,18 @@ def whole(linear: LinearMap) -> torch.Tensor:
     with torch.no_grad():
         unit = torch.eye(linear.fan_in)
         return (linear(unit) - linear(torch.zeros_like(unit))).T
+
+
+def second_moment(width: int) -> torch.Tensor:
+    """Of correlated inputs."""
+    mixing = torch.randn(width, width) * torch.logspace(0, -1, width)
+    return mixing.T @ mixing
+
+
+def loss(found: torch.Tensor, wanted: torch.Tensor, gram: torch.Tensor) -> float:
+    """Mean squared error of the outputs for inputs of this second moment."""
+    left = found - wanted
+    return float(((left @ gram) * left).sum())
 
 
 @pytest.mark.parametrize(("fan_in", "fan_out", "blocks"), [(12, 20, 4), (15, 9, 3), (7, 5, 1)])
@@ -52,6 +65,19 @@ def test_monarch_projection_recovers_a_monarch_matrix(
     assert torch.allclose(whole(found), whole(target), atol=1e-3)
 
 
+def test_monarch_projection_beats_the_tiles_alone() -> None:
+    """The last factor is solved over all tiles: no tile-wise SVD is closer on correlated inputs."""
+    weight, gram = torch.randn(32, 32), second_moment(32)
+    linear = MonarchLinear(32, 32, blocks=2, bias=False)
+    linear.approximate_(weight, None, gram)
+    tiles = torch.zeros(32, 32)
+    for rows in (slice(0, 16), slice(16, 32)):
+        for columns in (slice(0, 16), slice(16, 32)):
+            out, into = whitened_svd(weight[rows, columns], gram[columns, columns], 8)
+            tiles[rows, columns] = out @ into
+    assert loss(whole(linear), weight, gram) < 0.99 * loss(tiles, weight, gram)
+
+
 def test_shuffle_undoes_itself_with_the_group_size() -> None:
     x = torch.randn(3, 24)
     assert torch.equal(shuffle(shuffle(x, 4), 6), x)
@@ -78,6 +104,24 @@ def test_block_start_is_the_least_squares_optimum() -> None:
         own = inputs[:, 6 * k : 6 * k + 6]
         best = torch.linalg.lstsq(own, inputs @ weight.T[:, 4 * k : 4 * k + 4]).solution
         assert torch.allclose(linear.weight.data[k], best.T, atol=1e-3)
+
+
+@pytest.mark.parametrize("outputs", [10, 30])
+def test_whitened_svd_is_the_same_with_and_without_the_root(outputs: int) -> None:
+    """Fewer outputs than inputs take the shorter way; both are the truncated SVD of W G^(1/2)."""
+    weight, gram = torch.randn(outputs, 20).double(), second_moment(20).double()
+    out, into = whitened_svd(weight, gram, 6)
+    values, vectors = torch.linalg.eigh(gram)
+    root = (vectors * values.sqrt()) @ vectors.T
+    left, singular, right = torch.linalg.svd(weight @ root, full_matrices=False)
+    best = (left[:, :6] * singular[:6]) @ right[:6]
+    assert torch.allclose(out @ into @ root, best, atol=1e-6)
+    assert torch.allclose(out.norm(dim=0), singular[:6].sqrt(), rtol=1e-6)
+
+
+def test_low_rank_product_has_the_variance_of_its_widths() -> None:
+    variance = whole(LowRankLinear(300, 500, rank=40, bias=False)).var()
+    assert variance == pytest.approx(1 / 800, rel=0.1)
 
 
 @pytest.mark.parametrize("kind", ["block", "monarch", "low_rank"])

@@ -24,6 +24,7 @@ from undense.convert.configs import NAME, config_class, recorded
 from undense.convert.families import FAMILIES, family
 from undense.convert.swap import install
 from undense.errors import UndenseError
+from undense.ops.derived import rebuild
 
 
 class UndenseModel:
@@ -42,7 +43,10 @@ class UndenseModel:
         """As in transformers, whose arguments it takes, but missing, extra and mis-shaped keys
         raise `UndenseError` by name, and so does a damaged file."""
         load = super().from_pretrained  # type: ignore[misc]  (the stock class)
-        return strict.load(load, pretrained_model_name_or_path, *args, **kwargs)
+        loaded = strict.load(load, pretrained_model_name_or_path, *args, **kwargs)
+        # transformers gives buffers that are not saved new memory, and leaves it as it is
+        rebuild(loaded[0] if isinstance(loaded, tuple) else loaded)
+        return loaded
 
 
 def model_class(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:

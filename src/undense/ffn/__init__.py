@@ -8,6 +8,7 @@ from undense.ffn.micro_refine import SparseMicroRefine
 from undense.ffn.none import NoFFN
 from undense.ffn.polynomial import SparsePolynomial
 from undense.ffn.projection import Projection
+from undense.ffn.random_projection import RandomProjection
 from undense.ffn.spectral import SparseSpectral
 from undense.ffn.tensor_factor import TensorFactor
 from undense.ffn.ultra import UltraEfficientSparseFFN
@@ -19,6 +20,7 @@ __all__ = [
     "LowRank",
     "NoFFN",
     "Projection",
+    "RandomProjection",
     "SparseMicroRefine",
     "SparsePolynomial",
     "SparseSpectral",

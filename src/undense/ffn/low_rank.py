@@ -1,11 +1,11 @@
 """Low-rank FFN: all the neurons, each projection through a thin waist. A yardstick at equal FLOPs.
-Related: CoLA, https://arxiv.org/abs/2502.10940 (which also puts a nonlinearity at the waist)."""
+Source of the nonlinearity at the waist: CoLA, https://arxiv.org/abs/2502.10940."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from undense import contract, cost
 from undense.contract import DenseFFN, DenseShape, FFNComponent, Statistics, register
@@ -13,27 +13,35 @@ from undense.cost import Cost
 from undense.errors import UndenseError
 from undense.ops.activation import activate, canonical
 from undense.ops.low_rank import LowRankLinear
+from undense.ops.waist import Waist
+
+_Projection = LowRankLinear | Waist
 
 
 @register("low_rank")
 class LowRank(FFNComponent):
-    """y = C (D act(A (B x) + b)) + c, waists of `rank`.
+    """y = C w(D act(A w(B x) + b)) + c, waists of `rank`, w the function at the waist.
 
     The start is the whitened SVD of each projection, optimal for the inputs that it sees, with the
-    factor nearest to the output solved again on what the first projection really passes on.
+    factor nearest to the output solved again on what the first projection really passes on. With a
+    nonlinear w each projection is fitted on the sample (see `ops/waist.py`).
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Config(contract.Config):
-        """`rank`: width of both waists; None is dim / 5. `hidden`: neurons; None is 4 x dim."""
+        """`rank`: width of both waists; None is dim / 5. `waist`: function there, such as silu;
+        `activation`: function of the neurons (identity: CoLA's variant without it). `hidden`:
+        neurons; None is 4 x dim."""
 
         rank: int | None = None
         hidden: int | None = None
         activation: str = "gelu_tanh"
+        waist: str = "identity"
         bias: bool = True
 
         def __post_init__(self) -> None:
             canonical(self.activation)
+            canonical(self.waist)
             for name in ("rank", "hidden"):
                 value = getattr(self, name)
                 if value is not None and value < 1:
@@ -46,8 +54,9 @@ class LowRank(FFNComponent):
         rank = config.rank or max(1, dim // 5)
         self.hidden = config.hidden or 4 * dim
         self.activation = canonical(config.activation)
-        self.up = LowRankLinear(dim, self.hidden, rank=rank, bias=config.bias)
-        self.down = LowRankLinear(self.hidden, dim, rank=rank, bias=config.bias)
+        waist = canonical(config.waist)
+        self.up = _through(waist, dim, self.hidden, rank=rank, bias=config.bias)
+        self.down = _through(waist, self.hidden, dim, rank=rank, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)
@@ -73,11 +82,17 @@ class LowRank(FFNComponent):
         weight = dense.gate if gated else dense.up
         shift = dense.gate_bias if gated else dense.up_bias
         assert weight is not None
-        self.up.approximate_(weight, shift, rows.T @ rows / len(rows))
+        if isinstance(self.up, Waist):
+            self.up.fit_(rows, nn.functional.linear(rows, weight, shift))
+        else:
+            self.up.approximate_(weight, shift, rows.T @ rows / len(rows))
         features = activate(self.up(rows), self.activation)
-        gram = features.T @ features / len(rows)
-        self.down.approximate_(dense.down, dense.down_bias, gram)
-        self.down.refit_(features, targets)
+        if isinstance(self.down, Waist):
+            self.down.fit_(features, targets)
+        else:
+            gram = features.T @ features / len(rows)
+            self.down.approximate_(dense.down, dense.down_bias, gram)
+            self.down.refit_(features, targets)
 
     @classmethod
     def fitted(cls, shape: DenseShape) -> contract.Config:
@@ -88,3 +103,9 @@ class LowRank(FFNComponent):
     def sized(cls, config: contract.Config, dim: int, size: int) -> contract.Config:
         assert isinstance(config, LowRank.Config)
         return config.replace(rank=size)
+
+
+def _through(waist: str, fan_in: int, fan_out: int, *, rank: int, bias: bool) -> _Projection:
+    if waist == "identity":
+        return LowRankLinear(fan_in, fan_out, rank=rank, bias=bias)
+    return Waist(fan_in, fan_out, rank=rank, activation=waist, bias=bias)

@@ -10,7 +10,8 @@ from undense import contract
 from undense.contract import DenseFFN, FFNComponent, Statistics, register
 from undense.cost import Cost
 from undense.errors import UndenseError
-from undense.ops.block_linear import BlockLinear, divisors
+from undense.ops.block_linear import BlockLinear
+from undense.ops.linear_map import divisors
 from undense.ops.regression import ridge
 
 

@@ -1,11 +1,11 @@
 """FFN of factored projections: expansion, activation, optional gate, contraction, none dense.
-Sources: Monarch, https://arxiv.org/abs/2204.00595; structured FFNs, https://arxiv.org/abs/2406.16450.
+Sources: Monarch, https://arxiv.org/abs/2204.00595; structured FFNs, https://arxiv.org/abs/2406.16450;
+Kronecker products, https://arxiv.org/abs/2109.06243 (of FFN weights).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,33 +16,33 @@ from undense.cost import Cost
 from undense.errors import UndenseError
 from undense.ops import neurons
 from undense.ops.activation import activate, canonical
-from undense.ops.block_linear import BlockLinear
-from undense.ops.linear_map import LinearMap
-from undense.ops.monarch import MonarchLinear, shuffle
-
-Factor = Literal["block", "monarch"]
-
-
-def _projection(factor: Factor, fan_in: int, fan_out: int, blocks: int, bias: bool) -> LinearMap:
-    if factor == "block":
-        return BlockLinear(fan_in, fan_out, blocks=blocks, bias=bias)
-    return MonarchLinear(fan_in, fan_out, blocks=blocks, bias=bias)
+from undense.ops.monarch import shuffle
+from undense.ops.structured import Structure, check_structure
 
 
 @register("tensor_factor")
 class TensorFactor(FFNComponent):
-    """y = V shuffle(act(U x)), gated: y = V shuffle(act(G x) * U x); U, G, V factored.
+    """y = V act(U x), gated: y = V (act(G x) * U x); U, G, V factored.
 
-    `factor="block"`: block-diagonal U and V with a perfect shuffle of the neurons between them.
-    `factor="monarch"`: each projection is two block-diagonal factors with a shuffle of its own.
+    `factor` is one kind of factored matrix, or a sum such as "block+low_rank":
+    "block": block-diagonal, with a perfect shuffle of the neurons between U and V.
+    "monarch": two block-diagonal factors with a shuffle of their own.
+    "low_rank": two thin factors.
+    "kronecker": a sum of `terms` Kronecker products W1 x W2.
+    With `keep` below 1 each row of every factor stores and computes that share of its entries only.
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Config(contract.Config):
-        """`blocks`: diagonal blocks of every factor. `hidden`: neurons; None is 4 x dim."""
+        """`blocks`: diagonal blocks of the factors. `rank`: of the low-rank ones; None is dim / 8.
+        `terms`: Kronecker products in each sum. `keep`: share of the entries of each factor's rows.
+        `hidden`: neurons; None is 4 x dim."""
 
-        factor: Factor = "block"
+        factor: str = "block"
         blocks: int = 4
+        rank: int | None = None
+        terms: int = 4
+        keep: float = 1.0
         hidden: int | None = None
         activation: str = "gelu_tanh"
         gated: bool = False
@@ -50,12 +50,18 @@ class TensorFactor(FFNComponent):
 
         def __post_init__(self) -> None:
             canonical(self.activation)
-            if self.factor not in ("block", "monarch"):
-                raise UndenseError(
-                    f"tensor_factor: factor={self.factor!r} must be 'block' or 'monarch'"
-                )
-            if self.blocks < 1:
-                raise UndenseError(f"tensor_factor: blocks={self.blocks} must be at least 1")
+            check_structure(
+                "tensor_factor",
+                "factor",
+                self.factor,
+                keep=self.keep,
+                counts={
+                    "blocks": self.blocks,
+                    "rank": self.rank,
+                    "terms": self.terms,
+                    "hidden": self.hidden,
+                },
+            )
 
     config: Config
 
@@ -63,10 +69,18 @@ class TensorFactor(FFNComponent):
         super().__init__(dim, config)
         self.hidden = config.hidden or 4 * dim
         self.activation = canonical(config.activation)
-        factor, blocks, bias = config.factor, config.blocks, config.bias
-        self.up = _projection(factor, dim, self.hidden, blocks, bias)
-        self.gate = _projection(factor, dim, self.hidden, blocks, bias) if config.gated else None
-        self.down = _projection(factor, self.hidden, dim, blocks, bias)
+        structure = Structure(
+            kinds=config.factor,
+            blocks=config.blocks,
+            rank=config.rank or max(1, dim // 8),
+            terms=config.terms,
+            keep=config.keep,
+        )
+        # a block-diagonal U and a block-diagonal V alone would never mix their blocks
+        self.groups = config.blocks if "block" in structure.names else 1
+        self.up = structure.build(dim, self.hidden, bias=config.bias)
+        self.gate = structure.build(dim, self.hidden, bias=config.bias) if config.gated else None
+        self.down = structure.build(self.hidden, dim, bias=config.bias)
 
     def neurons(self, x: Tensor) -> Tensor:
         """Hidden activations in the order in which `down` reads them."""
@@ -75,9 +89,7 @@ class TensorFactor(FFNComponent):
             hidden = activate(inner, self.activation)
         else:
             hidden = activate(self.gate(x), self.activation) * inner
-        if self.config.factor == "block" and self.config.blocks > 1:
-            return shuffle(hidden, self.config.blocks)
-        return hidden
+        return shuffle(hidden, self.groups) if self.groups > 1 else hidden
 
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)
@@ -129,9 +141,7 @@ class TensorFactor(FFNComponent):
 
     def _order(self, kept: Tensor) -> Tensor:
         """The kept neurons in the order in which `down` reads them."""
-        if self.config.factor == "block" and self.config.blocks > 1:
-            return shuffle(kept, self.config.blocks)
-        return kept
+        return shuffle(kept, self.groups) if self.groups > 1 else kept
 
     @classmethod
     def fitted(cls, shape: DenseShape) -> contract.Config:
@@ -142,9 +152,15 @@ class TensorFactor(FFNComponent):
 
     @classmethod
     def sized(cls, config: contract.Config, dim: int, size: int) -> contract.Config:
-        """`size` multiplies the smallest number of neurons that the blocks divide."""
+        """The rank or the number of Kronecker terms where there is one; else `size` multiplies
+        the smallest number of neurons that the blocks divide."""
         assert isinstance(config, TensorFactor.Config)
-        step = config.blocks if config.factor == "block" else config.blocks**2
+        kinds = config.factor.split("+")
+        if "low_rank" in kinds:
+            return config.replace(rank=size)
+        if "kronecker" in kinds:
+            return config.replace(terms=size)
+        step = config.blocks**2 if "monarch" in kinds else config.blocks
         return config.replace(hidden=size * step)
 
 

@@ -123,6 +123,26 @@ def index_add(call: Call) -> Work:
     return additions((1 + (call["alpha"] != 1)) * source.numel(), source)
 
 
+def embedding_bag(call: Call) -> Work:
+    """Every row that is looked up is added to its bag, times its weight where it has one."""
+    rows = call["indices"].numel() * call["weight"].shape[1]
+    weighted = call.get("per_sample_weights") is not None
+    return Work((1 + weighted) * rows, weighted * rows)
+
+
+def embedding_bag_backward(call: Call) -> Work:
+    """The bag's gradient, times the weight where there is one, is added to every row of it."""
+    rows = call["indices"].numel() * call["grad"].shape[1]
+    weighted = call["per_sample_weights"] is not None
+    return Work((1 + weighted) * rows, weighted * rows)
+
+
+def embedding_bag_weights_backward(call: Call) -> Work:
+    """A dot product of each row that was looked up with its bag's gradient."""
+    multiplies = call["indices"].numel() * call["grad"].shape[1]
+    return Work(2 * multiplies, multiplies)
+
+
 FORMULAS: dict[str, Formula] = {
     **{f"aten.{name}": sums for name in _SUMS.split()},
     **{f"aten.{name}": real_only(1) for name in _COMPARISONS.split()},
@@ -143,6 +163,12 @@ FORMULAS: dict[str, Formula] = {
     "aten._log_softmax": softmax("log_softmax"),
     "aten._log_softmax_backward_data": softmax("log_softmax_backward"),
     "aten.embedding_dense_backward": added("grad_output"),
+    "aten._embedding_bag": embedding_bag,
+    "aten._embedding_bag_forward_only": embedding_bag,
+    "aten.embedding_bag": embedding_bag,
+    "aten._embedding_bag_backward": embedding_bag_backward,
+    "aten._embedding_bag_dense_backward": embedding_bag_backward,
+    "aten._embedding_bag_per_sample_weights_backward": embedding_bag_weights_backward,
     "aten.index_put": index_put,
     "aten._index_put_impl": index_put,
     "aten._unsafe_index_put": index_put,

@@ -13,7 +13,7 @@ from torch import Tensor
 from undense.cost import Cost
 from undense.errors import UndenseError
 from undense.ops.block_linear import BlockLinear
-from undense.ops.linear_map import LinearMap
+from undense.ops.linear_map import Leaf, LinearMap, matrix
 from undense.ops.regression import whitened_svd
 
 
@@ -26,7 +26,9 @@ def shuffle(x: Tensor, groups: int) -> Tensor:
 class MonarchLinear(LinearMap):
     """x -> L x -> shuffle -> R x + b, with `mid` features between the factors."""
 
-    def __init__(self, fan_in: int, fan_out: int, *, blocks: int, bias: bool) -> None:
+    def __init__(
+        self, fan_in: int, fan_out: int, *, blocks: int, bias: bool, leaf: Leaf = BlockLinear
+    ) -> None:
         super().__init__(fan_in, fan_out)
         self.blocks = blocks
         self.mid = min(fan_in, fan_out)
@@ -35,8 +37,8 @@ class MonarchLinear(LinearMap):
                 f"Monarch map {fan_in} -> {fan_out}: the smaller width must be divisible by"
                 f" blocks squared ({blocks * blocks}); try fewer blocks or another width"
             )
-        self.first = BlockLinear(fan_in, self.mid, blocks=blocks, bias=False)
-        self.last = BlockLinear(self.mid, fan_out, blocks=blocks, bias=bias)
+        self.first = leaf(fan_in, self.mid, blocks=blocks, bias=False)
+        self.last = leaf(self.mid, fan_out, blocks=blocks, bias=bias)
 
     def features(self, x: Tensor) -> Tensor:
         """What the last factor reads: (..., fan_in) -> (..., mid)."""
@@ -51,10 +53,14 @@ class MonarchLinear(LinearMap):
         )
 
     def approximate_(self, weight: Tensor, bias: Tensor | None, gram: Tensor) -> None:
-        """Tile by tile: a whitened SVD of rank mid / blocks^2 of W[output block, input block]."""
+        """Tile by tile a whitened SVD of rank mid / blocks^2 of W[output block, input block]; then
+        the last factor again by least squares, given the first, over all tiles at once."""
         rank = self.mid // self.blocks**2
         outputs = self.fan_out // self.blocks
         inputs = self.fan_in // self.blocks
+        between = self.mid // self.blocks
+        first = weight.new_zeros(self.blocks, between, inputs)
+        last = weight.new_zeros(self.blocks, outputs, between)
         for i in range(self.blocks):
             columns = slice(i * inputs, (i + 1) * inputs)
             for o in range(self.blocks):
@@ -63,11 +69,15 @@ class MonarchLinear(LinearMap):
                 # shuffle(groups = mid / blocks): the last factor's block o reads, from every
                 # input block i, the features i * mid/blocks + r * blocks + o
                 here = torch.arange(into.shape[0]) * self.blocks + o
-                self.first.weight.data[i, here] = into
+                first[i, here] = into
                 there = torch.arange(out.shape[1]) + i * rank
-                self.last.weight.data[o][:, there] = out
-        if self.last.bias is not None:
-            self.last.bias.data.copy_(torch.zeros_like(self.last.bias) if bias is None else bias)
+                last[o][:, there] = out
+        self.first.set_blocks_(first)
+        self.last.set_blocks_(last)
+        reading = shuffle(matrix(self.first).T, between).T.double()  # (mid, fan_in)
+        seen = reading @ gram.double()
+        self.last.solve_(seen @ reading.T, weight.double() @ seen.T)
+        self.last.set_bias_(bias)
 
     def refit_(self, inputs: Tensor, targets: Tensor) -> None:
-        self.last.refit_(self.features(inputs), targets)
+        self.last.refit_(self.features(inputs).detach(), targets)

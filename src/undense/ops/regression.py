@@ -60,8 +60,16 @@ def whitened_svd(weight: Tensor, gram: Tensor, rank: int) -> tuple[Tensor, Tenso
     """Factors of `weight` (outputs, inputs) that lose least on inputs with second moment `gram`.
 
     min ||(W - A B) G^(1/2)||: SVD of W G^(1/2), the root undone on the right factor. Returns
-    A (outputs, rank) and B (rank, inputs), the singular values split evenly.
+    A (outputs, rank) and B (rank, inputs), the singular values split evenly. With fewer outputs
+    than inputs, from the eigenvectors U of W G W^T: the same A B = U U^T W without the root.
     """
+    if weight.shape[0] < weight.shape[1]:
+        square, vectors = torch.linalg.eigh(weight.double() @ gram.double() @ weight.double().T)
+        floor = square.max() * 1e-14 + torch.finfo(torch.float64).tiny
+        scale = square.clamp_min(floor).flip(0)[:rank] ** 0.25
+        left = vectors.flip(1)[:, :rank]
+        into = (left / scale).T @ weight.double()
+        return (left * scale).to(weight.dtype), into.to(weight.dtype)
     values, vectors = torch.linalg.eigh(gram.double())
     floor = values.max() * 1e-7 + torch.finfo(torch.float64).tiny
     root = values.clamp_min(floor).sqrt()
@@ -72,3 +80,23 @@ def whitened_svd(weight: Tensor, gram: Tensor, rank: int) -> tuple[Tensor, Tenso
     scale = singular[:rank].sqrt()
     into = (scale[:, None] * right[:rank]) @ (vectors / root).T
     return (left[:, :rank] * scale).to(weight.dtype), into.to(weight.dtype)
+
+
+def block_solution(gram: Tensor, cross: Tensor, blocks: int) -> Tensor:
+    """Diagonal blocks (blocks, outputs, inputs) of least squares from second moments: `gram`
+    (fan_in, fan_in) of the inputs, `cross` (fan_out, fan_in) of the targets with the inputs."""
+    outputs, inputs = (cross.shape[0] // blocks, cross.shape[1] // blocks)
+    solved = []
+    for k in range(blocks):
+        rows = slice(k * outputs, (k + 1) * outputs)
+        columns = slice(k * inputs, (k + 1) * inputs)
+        block = steadied(gram[columns, columns].double())
+        solved.append(torch.linalg.solve(block, cross[rows, columns].double().T).T)
+    return torch.stack(solved)
+
+
+def steadied(gram: Tensor) -> Tensor:
+    """Second moments (..., n, n) with a millionth of their mean variance on the diagonal."""
+    mean = gram.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    penalty = 1e-6 * mean + torch.finfo(gram.dtype).tiny
+    return gram + penalty * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
