@@ -8,12 +8,15 @@ from undense.ffn.none import NoFFN
 from undense.ffn.polynomial import SparsePolynomial
 from undense.ffn.projection import Projection
 from undense.ffn.spectral import SparseSpectral
+from undense.ffn.spectral_learned import LearnedSpectral
+from undense.ffn.spectral_topk import TokenSpectral
 from undense.ffn.tensor_factor import TensorFactor
 from undense.ffn.ultra import UltraEfficientSparseFFN
 
 __all__ = [
     "Dense",
     "GatedDense",
+    "LearnedSpectral",
     "LowRank",
     "NoFFN",
     "Projection",
@@ -21,5 +24,6 @@ __all__ = [
     "SparsePolynomial",
     "SparseSpectral",
     "TensorFactor",
+    "TokenSpectral",
     "UltraEfficientSparseFFN",
 ]
