@@ -109,7 +109,8 @@ class FFNComponent(Part, ABC):
 
     @abstractmethod
     def cost(self, tokens: int) -> Cost:
-        """What one call on `tokens` tokens costs, in the order of `forward`."""
+        """What one call on `tokens` tokens costs, in the order of `forward`, in the mode that the
+        component is in: where training takes another path, it has its own cost."""
 
     @abstractmethod
     def start_from(self, dense: DenseFFN, statistics: Statistics) -> None:
@@ -159,6 +160,6 @@ def from_dense(dense: DenseFFN, config: Config, statistics: Statistics) -> FFNCo
 
 
 def abstract_cost(dim: int, config: Config, tokens: int = 1) -> Cost:
-    """The cost of a component that is never given memory (built on the meta device)."""
+    """The inference cost of a component that is never given memory (built on the meta device)."""
     with torch.device("meta"):
-        return build(dim, config).cost(tokens)
+        return build(dim, config).eval().cost(tokens)

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -89,10 +90,11 @@ def test_output_has_the_shape_and_dtype_of_the_input(
 
 @every_config
 def test_bf16_agrees_with_fp32(config: Config) -> None:
-    component = build(DIM, config)
-    x = torch.randn(64, DIM)
-    exact = component(x)
-    rounded = component.bfloat16()(x.bfloat16()).float()
+    # The same numbers in both: a component that chooses by them then chooses alike.
+    component = build(DIM, config).bfloat16()
+    x = torch.randn(64, DIM).bfloat16()
+    exact = deepcopy(component).float()(x.float())
+    rounded = component(x).float()
     # bf16 keeps 8 bits: a few roundings in a row stay within 5 % of the output's scale.
     far = (rounded - exact).abs().amax(-1) > 0.05 * exact.abs().max() + 1e-6
     # Where a token chooses between near-equals, the choice may fall differently.
@@ -144,8 +146,9 @@ def test_every_parameter_gets_a_gradient_within_two_steps(config: Config) -> Non
 
 
 @every_config
-def test_cost_equals_the_counted_flops(config: Config) -> None:
-    component = build(DIM, config).train()
+@pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
+def test_cost_equals_the_counted_flops(config: Config, training: bool) -> None:
+    component = build(DIM, config).train(training)
     x = torch.randn(2, 7, DIM, requires_grad=True)
     expected = component.cost(14)
     forward = count_flops(component, x)
@@ -196,7 +199,7 @@ def test_cost_counts_the_stored_numbers(config: Config) -> None:
 
 @every_config
 def test_cost_is_the_same_without_memory(config: Config) -> None:
-    assert abstract_cost(DIM, config, 3) == build(DIM, config).cost(3)
+    assert abstract_cost(DIM, config, 3) == build(DIM, config).eval().cost(3)
 
 
 @every_config
@@ -237,13 +240,11 @@ def test_compiled_without_graph_breaks_equals_eager(config: Config) -> None:
 def test_bf16_gradients_are_finite_and_point_the_same_way(config: Config) -> None:
     if config.component == "none":
         return
-    component = build(DIM, config)
-    x, y = torch.randn(64, DIM), torch.randn(64, DIM)
-    weights = list(component.parameters())
-    exact = torch.autograd.grad((component(x) * y).sum(), weights)
-    component.bfloat16()
-    weights = list(component.parameters())
-    rounded = torch.autograd.grad((component(x.bfloat16()) * y.bfloat16()).sum(), weights)
+    component = build(DIM, config).bfloat16()
+    x, y = torch.randn(64, DIM).bfloat16(), torch.randn(64, DIM).bfloat16()
+    same = deepcopy(component).float()
+    exact = torch.autograd.grad((same(x.float()) * y.float()).sum(), list(same.parameters()))
+    rounded = torch.autograd.grad((component(x) * y).sum(), list(component.parameters()))
     for one, other in zip(exact, rounded, strict=True):
         assert torch.isfinite(other).all()
         alike = torch.nn.functional.cosine_similarity(one.flatten(), other.float().flatten(), 0)

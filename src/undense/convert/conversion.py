@@ -170,9 +170,9 @@ def describe(site: Site, config: Config, *, relative_error: float | None = None)
 
 @cache
 def _sizes(dim: int, config: str) -> tuple[Cost, int, int]:
-    """Cost for one token, parameters, and stored buffers of a component given as JSON."""
+    """Inference cost for one token, parameters, and stored buffers of a component as JSON."""
     with torch.device("meta"):
-        component = build(dim, config_from_dict(json.loads(config)))
+        component = build(dim, config_from_dict(json.loads(config))).eval()
     parameters = sum(parameter.numel() for parameter in component.parameters())
     buffers = sum(buffer.numel() for buffer in component.buffers())
     return component.cost(1), parameters, buffers

@@ -10,6 +10,8 @@ from undense.ffn.polynomial import SparsePolynomial
 from undense.ffn.projection import Projection
 from undense.ffn.random_projection import RandomProjection
 from undense.ffn.spectral import SparseSpectral
+from undense.ffn.spectral_learned import LearnedSpectral
+from undense.ffn.spectral_topk import TokenSpectral
 from undense.ffn.tensor_factor import TensorFactor
 from undense.ffn.ultra import UltraEfficientSparseFFN
 
@@ -17,6 +19,7 @@ __all__ = [
     "BlockTopK",
     "Dense",
     "GatedDense",
+    "LearnedSpectral",
     "LowRank",
     "NoFFN",
     "Projection",
@@ -25,5 +28,6 @@ __all__ = [
     "SparsePolynomial",
     "SparseSpectral",
     "TensorFactor",
+    "TokenSpectral",
     "UltraEfficientSparseFFN",
 ]
