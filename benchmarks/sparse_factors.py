@@ -2,7 +2,7 @@
 
     python benchmarks/sparse_factors.py
 
-At GPT-2's width (768 -> 3072): a dense factor, `SparseLinear` at every share of its entries, the CSR
+At GPT-2's width (768 -> 3072): a dense factor, `SparseLinear` at every share of its rows, the CSR
 product of the same matrix, and the random signed expansion beside the dense matmul that it
 stands for; at 1, 16 and 128 tokens, arms in turn, median of 15 rounds, one thread. Writes
 `benchmarks/results/sparse-factors-DATE.json` and prints the table; below 1 is faster than dense.
