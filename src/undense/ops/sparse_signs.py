@@ -54,12 +54,13 @@ class SparseSigns(Derived):
         self.fan_out = fan_out
         self.seed = seed
         empty = torch.empty(fan_out, per_row, dtype=torch.int32)
+        self.per_row = per_row
         self.register_buffer("places", empty, persistent=False)
         self.rebuild()
 
     def rebuild(self) -> None:
         if not self.places.is_meta:
-            self.places.copy_(signed_places(self.fan_in, *self.places.shape, self.seed))
+            self.places.copy_(signed_places(self.fan_in, self.fan_out, self.per_row, self.seed))
 
     def forward(self, x: Tensor) -> Tensor:
         features = x.reshape(-1, self.fan_in).t()
