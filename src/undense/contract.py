@@ -27,6 +27,14 @@ class Config:
     """Base of every component's settings: plain values and nested configs, to JSON and back."""
 
     component: ClassVar[str] = ""
+    mixes_tokens: ClassVar[bool] = False
+
+    @property
+    def token_local(self) -> bool:
+        """Whether every token is processed by itself; a composite is if all its parts are."""
+        values = (getattr(self, field.name) for field in dataclasses.fields(self))
+        parts = [value for value in values if isinstance(value, Config)]
+        return not self.mixes_tokens and all(part.token_local for part in parts)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, the component's registry name first."""
@@ -118,13 +126,16 @@ class Statistics:
 
 
 class FFNComponent(nn.Module, ABC):
-    """A token-local map (..., dim) -> (..., dim) that stands where a dense FFN stood.
+    """A map (..., dim) -> (..., dim) that stands where a dense FFN stood.
 
-    It returns the update only: the host block adds the residual.
+    It returns the update only: the host block adds the residual. Token-local, unless its config
+    says otherwise; then it is causal along (..., time, dim), and `whole_sequences` is set where a
+    host vouches that every call holds sequences from their first token on, unpadded on the left.
     """
 
     component: ClassVar[str] = ""
     Config: ClassVar[type[Config]]
+    whole_sequences: bool = False
 
     def __init__(self, dim: int, config: Config) -> None:
         super().__init__()

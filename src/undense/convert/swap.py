@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from undense.contract import FFNComponent, build, config_from_dict
+from undense.convert.sequences import guard_sequences
 from undense.convert.sites import find_sites
 from undense.errors import UndenseError
 
@@ -19,6 +20,7 @@ def put(model: PreTrainedModel, name: str, ffn: nn.Module) -> nn.Module:
     model.set_submodule(name, ffn)
     if isinstance(ffn, FFNComponent):
         keep_from_initialisation(ffn)
+        guard_sequences(model, ffn)
     return before
 
 

@@ -3,6 +3,7 @@
 from undense.ffn.dense import Dense
 from undense.ffn.gated_dense import GatedDense
 from undense.ffn.low_rank import LowRank
+from undense.ffn.micro_feedback import MicroFeedback
 from undense.ffn.micro_refine import SparseMicroRefine
 from undense.ffn.none import NoFFN
 from undense.ffn.polynomial import SparsePolynomial
@@ -11,6 +12,7 @@ from undense.ffn.spectral import SparseSpectral
 from undense.ffn.spectral_learned import LearnedSpectral
 from undense.ffn.spectral_topk import TokenSpectral
 from undense.ffn.tensor_factor import TensorFactor
+from undense.ffn.token_feedback import TokenFeedback
 from undense.ffn.ultra import UltraEfficientSparseFFN
 
 __all__ = [
@@ -18,12 +20,14 @@ __all__ = [
     "GatedDense",
     "LearnedSpectral",
     "LowRank",
+    "MicroFeedback",
     "NoFFN",
     "Projection",
     "SparseMicroRefine",
     "SparsePolynomial",
     "SparseSpectral",
     "TensorFactor",
+    "TokenFeedback",
     "TokenSpectral",
     "UltraEfficientSparseFFN",
 ]

@@ -46,9 +46,11 @@ class LearnedSpectral(FFNComponent):
         self.transform = spectrum.transform(config.basis, dim, config.k_freq, self.component)
         self.selection = LearnedSelection(1, self.transform.frequencies, config.k_freq)
         shape = (self.transform.frequencies, self.transform.width)
-        std = shape[1] ** -0.5  # responses of unit power
-        self.gain = nn.Parameter(torch.randn(shape) * std)
-        self.twist = nn.Parameter(torch.randn(shape) * std) if shape[1] == 2 else None
+        # Responses of unit power for those that are in at first. The others start at 0: a random
+        # response is as often wrong as right, and a wrong one drives its score away.
+        first = (torch.arange(shape[0]) < config.k_freq).unsqueeze(-1) * shape[1] ** -0.5
+        self.gain = nn.Parameter(torch.randn(shape) * first)
+        self.twist = nn.Parameter(torch.randn(shape) * first) if shape[1] == 2 else None
 
     @property
     def kept(self) -> list[int]:
