@@ -98,10 +98,14 @@ class Statistics:
 
 
 class FFNComponent(Part, ABC):
-    """A token-local map (..., dim) -> (..., dim) that stands where a dense FFN stood.
+    """A map (..., dim) -> (..., dim) that stands where a dense FFN stood.
 
-    It returns the update only: the host block adds the residual.
+    It returns the update only: the host block adds the residual. Token-local, unless its config
+    says otherwise; then it is causal along (..., time, dim), and `whole_sequences` is set where a
+    host vouches that every call holds sequences from their first token on, unpadded on the left.
     """
+
+    whole_sequences: bool = False
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ A mixer that is not causal has none: `()`."""
 class MixerConfig(Config):
     """`causal`: whether a token sees only itself and the past. Only causal mixers have a state."""
 
+    mixes_tokens: ClassVar[bool] = True
     causal: bool = True
 
 

@@ -24,6 +24,14 @@ class Config:
     """Base of every part's settings: plain values and nested configs, to JSON and back."""
 
     component: ClassVar[str] = ""
+    mixes_tokens: ClassVar[bool] = False
+
+    @property
+    def token_local(self) -> bool:
+        """Whether every token is processed by itself; a composite is if all its parts are."""
+        values = (getattr(self, field.name) for field in dataclasses.fields(self))
+        parts = [value for value in values if isinstance(value, Config)]
+        return not self.mixes_tokens and all(part.token_local for part in parts)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, the part's registry name first."""

@@ -102,12 +102,23 @@ def test_bf16_agrees_with_fp32(config: Config) -> None:
 
 
 @every_config
-def test_every_token_is_processed_by_itself(config: Config) -> None:
-    assert token_local(build(DIM, config).double())
+def test_every_token_is_processed_by_itself_or_after_its_past(config: Config) -> None:
+    component = build(DIM, config).double()
+    assert token_local(component) == config.token_local
+    assert causal(component)
 
 
 def test_a_component_that_mixes_tokens_would_be_caught() -> None:
-    assert not token_local(lambda x: x.cumsum(0))
+    assert not token_local(lambda x: x.cumsum(0)) and causal(lambda x: x.cumsum(0))
+    assert not causal(lambda x: x.flip(0).cumsum(0).flip(0))
+
+
+def causal(function: Callable[[torch.Tensor], torch.Tensor]) -> bool:
+    """Whether other tokens afterwards leave what came before them as it was."""
+    x = torch.randn(9, DIM, dtype=torch.float64)
+    changed = x.clone()
+    changed[5:] = 3 * torch.randn(4, DIM, dtype=torch.float64)
+    return torch.allclose(function(x)[:5], function(changed)[:5], atol=1e-12)
 
 
 def token_local(function: Callable[[torch.Tensor], torch.Tensor]) -> bool:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from undense.contract import FFNComponent, build, config_from_dict
 from undense.convert.families import family
 from undense.convert.parts import seat, standing
+from undense.convert.sequences import guard_sequences
 from undense.convert.sites import base_key, find_components, find_sites
 from undense.errors import UndenseError
 
@@ -27,6 +28,7 @@ def put(model: PreTrainedModel, name: str, ffn: nn.Module) -> nn.Module:
         model.set_submodule(name, ffn)
     if isinstance(ffn, FFNComponent):
         keep_from_initialisation(ffn)
+        guard_sequences(model, ffn)
     return before
 
 

@@ -4,6 +4,7 @@ from undense.ffn.block_topk import BlockTopK
 from undense.ffn.dense import Dense
 from undense.ffn.gated_dense import GatedDense
 from undense.ffn.low_rank import LowRank
+from undense.ffn.micro_feedback import MicroFeedback
 from undense.ffn.micro_refine import SparseMicroRefine
 from undense.ffn.none import NoFFN
 from undense.ffn.polynomial import SparsePolynomial
@@ -13,6 +14,7 @@ from undense.ffn.spectral import SparseSpectral
 from undense.ffn.spectral_learned import LearnedSpectral
 from undense.ffn.spectral_topk import TokenSpectral
 from undense.ffn.tensor_factor import TensorFactor
+from undense.ffn.token_feedback import TokenFeedback
 from undense.ffn.ultra import UltraEfficientSparseFFN
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "GatedDense",
     "LearnedSpectral",
     "LowRank",
+    "MicroFeedback",
     "NoFFN",
     "Projection",
     "RandomProjection",
@@ -28,6 +31,7 @@ __all__ = [
     "SparsePolynomial",
     "SparseSpectral",
     "TensorFactor",
+    "TokenFeedback",
     "TokenSpectral",
     "UltraEfficientSparseFFN",
 ]

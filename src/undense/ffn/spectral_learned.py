@@ -18,7 +18,7 @@ from undense.ops.spectrum import Basis
 
 @register("spectral_learned")
 class LearnedSpectral(FFNComponent):
-    """y = S^T (gain * c + twist * mirrored(c)), c = A x, of the `k_freq` frequencies that score best.
+    """y = S^T (gain * c + twist * mirrored(c)), c = A x, of the `k_freq` best-scored frequencies.
 
     In training every frequency is analysed, filtered and synthesised (by one FFT each way; the
     eigenbasis as matrices) with responses of exactly 0 for those that are out: the same function,
@@ -46,9 +46,11 @@ class LearnedSpectral(FFNComponent):
         self.transform = spectrum.transform(config.basis, dim, config.k_freq, self.component)
         self.selection = LearnedSelection(1, self.transform.frequencies, config.k_freq)
         shape = (self.transform.frequencies, self.transform.width)
-        std = shape[1] ** -0.5  # responses of unit power
-        self.gain = nn.Parameter(torch.randn(shape) * std)
-        self.twist = nn.Parameter(torch.randn(shape) * std) if shape[1] == 2 else None
+        # Responses of unit power for those that are in at first. The others start at 0: a random
+        # response is as often wrong as right, and a wrong one drives its score away.
+        first = (torch.arange(shape[0]) < config.k_freq).unsqueeze(-1) * shape[1] ** -0.5
+        self.gain = nn.Parameter(torch.randn(shape) * first)
+        self.twist = nn.Parameter(torch.randn(shape) * first) if shape[1] == 2 else None
 
     @property
     def kept(self) -> list[int]:
@@ -58,7 +60,9 @@ class LearnedSpectral(FFNComponent):
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)
         if self.training:
-            responses = [self.gain] if self.twist is None else [self.gain, self.twist]
+            responses: list[Tensor] = [self.gain]
+            if self.twist is not None:
+                responses.append(self.twist)
             chosen = self.selection.choose(torch.cat(responses, -1)[None])[0]
             gain, twist = chosen[:, : self.transform.width], None
             if self.twist is not None:

@@ -68,13 +68,6 @@ def search(call: Call) -> Work:
     return Work(call.result.numel() * ordered.shape[-1].bit_length())
 
 
-def bags(call: Call) -> Work:
-    """Every row looked up is added to its bag, or compared, and first scaled by its own weight."""
-    rows, width = call["indices"].numel(), call["weight"].shape[-1]
-    scaled = call["per_sample_weights"] is not None
-    return Work((1 + scaled) * rows * width, scaled * rows * width)
-
-
 def real_only(flops: int) -> Formula:
     """`flops` for each number read; complex numbers have no formula here."""
 
@@ -154,8 +147,6 @@ FORMULAS: dict[str, Formula] = {
     "aten._cdist_forward": distances,
     "aten.searchsorted": search,
     "aten.bucketize": search,
-    "aten._embedding_bag": bags,
-    "aten._embedding_bag_forward_only": bags,
     "aten.sort": sort,
     "aten._softmax": softmax("softmax"),
     "aten._safe_softmax": softmax("softmax"),

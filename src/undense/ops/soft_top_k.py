@@ -85,8 +85,14 @@ class LearnedSelection(nn.Module):
         moving = density / TEMPERATURE * (score - level)
         open_ = (share + (moving - moving.detach())).unsqueeze(-1)
         hard = torch.zeros_like(score).scatter(-1, self.kept(), 1.0).unsqueeze(-1)
-        soft = values * open_
-        return (soft + (values * hard - soft).detach()).to(values.dtype)
+        passing = values * hard
+        # One that is out sees a gradient that its own size does not change: unbounded, it would
+        # grow until it does harm when it comes in, and go out again. (Bounded by those that are in
+        # alone, nothing could grow once those turned out useless and shrank to 0.)
+        size = values.detach().abs()
+        most = torch.maximum((size * hard).amax((-2, -1), True), 2 * size.mean((-2, -1), True))
+        soft = torch.minimum(torch.maximum(values, -most), most) * open_
+        return (soft + (passing - soft).detach()).to(values.dtype)
 
     def cost(self, name: str, width: int) -> Cost:
         """What `choose` costs on values of `width` a candidate, however many tokens there are."""
@@ -104,7 +110,8 @@ class LearnedSelection(nn.Module):
             weights=numbers,
             activations=2 * numbers,
         )
-        # products with the share and with the choice, their difference, the sum; back: both products
-        # and, for values wider than one, the sum over their width
-        values = cost.elementwise("values", numbers * width, forward=4, backward=2 + (width > 1))
-        return Cost.total(name, scores, values)
+        # products with the share and with the choice, their difference, the sum; the bound 6; back:
+        # both products and, for values wider than one, the sum over their width; the bound
+        values = cost.elementwise("values", numbers * width, forward=10, backward=8 + (width > 1))
+        bound = cost.elementwise("bound", rows, forward=3, macs=0)
+        return Cost.total(name, scores, values, bound)

@@ -44,9 +44,7 @@ def check(basis: str, k_freq: int, component: str) -> None:
     if k_freq < 1:
         raise UndenseError(f"{component}: k_freq={k_freq} must be at least 1")
     if basis not in BASES:
-        raise UndenseError(
-            f"{component}: basis={basis!r} must be 'fourier', 'cosine' or 'eigen'"
-        )
+        raise UndenseError(f"{component}: basis={basis!r} must be 'fourier', 'cosine' or 'eigen'")
 
 
 def respond(spectrum: Tensor, gain: Tensor, twist: Tensor | None) -> Tensor:
@@ -87,7 +85,7 @@ def responses(spectrum: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 
 def respond_cost(name: str, tokens: int, modes: int, *, twisted: bool, stored: int) -> Cost:
-    """What `respond` costs with gains and twists of `stored` numbers each, one set for all tokens."""
+    """What `respond` costs with gains and twists of `stored` numbers each, for all tokens alike."""
     parts = [cost.gain("gain", tokens, modes, size=stored)]
     if twisted:
         parts += [

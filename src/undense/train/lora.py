@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -43,7 +43,7 @@ def add_lora_(model: PreTrainedModel, *, rank: int = 8, alpha: float | None = No
     ours = [p for p in ffn_parameters(model) if p.requires_grad]
     config = peft.LoraConfig(
         r=rank,
-        lora_alpha=2 * rank if alpha is None else alpha,
+        lora_alpha=cast(int, 2 * rank if alpha is None else alpha),  # a float is as good
         lora_dropout=0.0,
         target_modules=targets,
         fan_in_fan_out=isinstance(model.get_submodule(targets[0]), Conv1D),
