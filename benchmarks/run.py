@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("compiled.py", "components.py", "demo_seeds.py")
+SCRIPTS = ("attribution.py", "compiled.py", "components.py", "counters.py", "demo_seeds.py")
 
 
 def main() -> int:

@@ -76,10 +76,15 @@ def _figures(model: Any, options: Options) -> dict[str, Any]:
     return {
         "flops": count.forward,
         "flops_per_token": count.forward / options.tokens,
+        "analytic": count.analytic,
+        "dispatched": count.dispatched,
+        "useful": count.useful,
         "macs": count.macs,
         "macs_per_token": count.macs / options.tokens,
         "parameters": model.num_parameters(),
         "uncounted": count.uncounted,
+        "zero_cost": count.zero_cost,
+        "tree": count.tree.to_dict(),
     }
 
 
@@ -118,8 +123,12 @@ def show(result: dict[str, Any], screen: Screen) -> None:
                 screen.line()
                 _tree(kind[side], f"one FFN, one token, {side} ({places})", screen)
     for name, side in sides:
+        if side["analytic"] != side["dispatched"] or side["useful"] != side["dispatched"]:
+            shown = (f"{key} {side[key]:,}" for key in ("analytic", "dispatched", "useful"))
+            screen.line(f"FLOPs of the block, {name}: {', '.join(shown)}")
         if side["uncounted"]:
-            screen.line(f"without a formula, {name}: {', '.join(side['uncounted'])}")
+            listed = (f"{op} ({calls} calls)" for op, calls in side["uncounted"].items())
+            screen.line(f"without a formula, {name}: {', '.join(listed)}")
 
 
 def _tree(tree: dict[str, Any], title: str, screen: Screen) -> None:
