@@ -12,7 +12,10 @@ SCRIPTS = (
     "components.py",
     "demo_seeds.py",
     "proposal_claims.py",
+    "counters.py",
+    "attribution.py",
     "live_overhead.py",
+    "sparse_factors.py",
 )
 
 

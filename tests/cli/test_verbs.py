@@ -11,6 +11,7 @@ from commands import Command, Place
 from undense.cli import main
 from undense.contract import components
 from undense.ffn.presets import PRESETS
+from undense.measure import formulas
 from undense.pipeline.claims import CLAIMS
 from undense_command import VERBS
 
@@ -104,6 +105,18 @@ def test_profile_plans_and_then_times(undense: Command, dense: Path, tmp_path: P
         "profile.png",
         "trace.json",
     }
+
+
+def test_strict_fails_where_an_operation_has_no_formula(
+    undense: Command, dense: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(formulas.FORMULAS, "aten.tanh")
+    outcome = undense("flops", dense, "--strict")
+    assert outcome.code != 0
+    assert "aten.tanh (2 calls)" in outcome.err
+    outcome = undense("flops", dense)
+    assert outcome.code == 0
+    assert "without a formula, dense: aten.tanh (2 calls)" in outcome.out
 
 
 def test_results_are_kept_where_asked(undense: Command, dense: Path, tmp_path: Path) -> None:

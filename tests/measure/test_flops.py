@@ -114,6 +114,20 @@ def test_compiled_graph_counts_like_eager(make: type[nn.Module]) -> None:
     assert count.tree.name == type(model).__name__
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+def test_graph_of_inductor_is_noticed_and_strict_refuses_it() -> None:
+    # one product alone: nothing for a C++ compiler to do
+    compiled = torch.compile(torch.mm, backend="inductor")
+    x, y = torch.randn(3, 4), torch.randn(4, 5)
+    with pytest.warns(UserWarning, match="fused kernels are invisible"):
+        count = count_flops(compiled, x, y)
+    assert count.uncounted == {"inductor.compiled_graph": 1}
+    assert count.dispatched == 2 * 3 * 4 * 5  # kernels that Inductor leaves alone are seen
+    with pytest.raises(UndenseError, match=r"inductor\.compiled_graph .*aot_eager"):
+        count_flops(compiled, x, y, strict=True)
+    assert count_flops(torch.mm, x, y).uncounted == {}
+
+
 def test_compiled_component_keeps_its_formula() -> None:
     component = build(16, component_class("gated_dense").Config())
     compiled = torch.compile(component, backend="aot_eager", fullgraph=True)
@@ -150,6 +164,16 @@ def test_component_inside_a_component_counts_once() -> None:
     count = count_flops(component, torch.randn(2, 64))
     assert [part.component for part in count.components] == ["ultra"]
     assert count.analytic == component.cost(2).forward
+
+
+@pytest.mark.parametrize("options", [{"fused": True}, {"foreach": True}, {"foreach": False}])
+def test_optimizer_step_costs_the_same_however_it_is_run(options: dict[str, bool]) -> None:
+    weight = nn.Parameter(torch.randn(100))
+    weight.grad = torch.randn(100)
+    adam = torch.optim.AdamW([weight], lr=0.1, **options)
+    with flop_counter(strict=True) as count:
+        adam.step()
+    assert 100 * 14 <= count.dispatched < 100 * 14 + 10  # a few for the step as a whole
 
 
 def test_count_may_be_read_while_counting_goes_on() -> None:

@@ -44,6 +44,7 @@ def sums_to_its_parts(tree: ModuleCount) -> bool:
     return all(
         node.forward == sum(part.forward for part in node.parts)
         and node.backward == sum(part.backward for part in node.parts)
+        and node.macs == sum(part.macs for part in node.parts)
         for _, node in tree.walk()
         if node.parts
     )
@@ -54,6 +55,7 @@ def test_parts_sum_to_the_whole_at_every_level() -> None:
     assert sums_to_its_parts(count.tree)
     assert (count.tree.forward, count.tree.backward) == (count.forward, count.backward)
     assert count.tree.flops == count.dispatched
+    assert count.tree.macs == count.macs
 
 
 def test_tree_is_named_by_module_paths_and_remainders() -> None:

@@ -96,8 +96,12 @@ def show(result: dict[str, Any], screen: Screen) -> None:
                 screen.line()
                 _tree(kind[side], f"one FFN, one token, {side} ({places})", screen)
     for name, side in sides:
+        if side["analytic"] != side["dispatched"] or side["useful"] != side["dispatched"]:
+            shown = (f"{key} {side[key]:,}" for key in ("analytic", "dispatched", "useful"))
+            screen.line(f"FLOPs of the block, {name}: {', '.join(shown)}")
         if side["uncounted"]:
-            screen.line(f"without a formula, {name}: {', '.join(side['uncounted'])}")
+            listed = (f"{op} ({calls} calls)" for op, calls in side["uncounted"].items())
+            screen.line(f"without a formula, {name}: {', '.join(listed)}")
 
 
 def _sizes(result: dict[str, Any], sides: list[tuple[str, Any]], screen: Screen) -> None:

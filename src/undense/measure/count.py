@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from undense.errors import UndenseError
+from undense.measure.compiled import FUSED, INVISIBLE
 from undense.measure.frames import ComponentCall, Tally
 
 REMAINDER = "(own)"
@@ -31,13 +32,14 @@ class ModuleCount:
     """FLOPs dispatched inside one module, its parts summing to the whole.
 
     `calls` counts every call, a shared module's too. Operations outside any part are the part
-    "(own)", which has no calls.
+    "(own)", which has no calls. `macs`: the forward in multiply-adds.
     """
 
     name: str
     calls: int
     forward: int
     backward: int
+    macs: int
     parts: tuple[ModuleCount, ...] = ()
 
     @property
@@ -67,6 +69,7 @@ class ModuleCount:
             "calls": self.calls,
             "forward": self.forward,
             "backward": self.backward,
+            "macs": self.macs,
         }
         if self.parts:
             figures["parts"] = [part.to_dict() for part in self.parts]
@@ -93,12 +96,14 @@ class Count:
 
     `dispatched` = `forward` + `backward`: what the executed operations cost, forward and backward
     told apart by whether autograd's backward pass ran them. `macs`: the forward in multiply-adds.
+    `idle`: FLOPs of the forward that multiply with a weight of zero, outside components.
     """
 
     tally: Tally
     forward: int = 0
     backward: int = 0
     macs: int = 0
+    idle: int = 0
     by_op: dict[str, OpCount] = field(default_factory=dict)
     zero_cost_ops: dict[str, OpCount] = field(default_factory=dict)
     uncounted_ops: dict[str, OpCount] = field(default_factory=dict)
@@ -121,10 +126,16 @@ class Count:
     @property
     def useful(self) -> int:
         """Forward FLOPs that touch a weight which is not zero: `cost().useful` for components, what
-        was dispatched for the rest. A forward that the backward pass repeats is no use twice."""
-        return self.forward + sum(
+        was dispatched for the rest, without its products with weights that hold zeros (a pruned or
+        masked layer). A forward that the backward pass repeats is no use twice."""
+        return (self.forward - self.idle) + sum(
             call.cost.useful - call.forward for call in self.component_calls if not call.recomputed
         )
+
+    @property
+    def zero_cost_share(self) -> float:
+        """Share of the operations' time that moved data and computed nothing, 0 to 1."""
+        return self._share(self.zero_cost_ops)
 
     @property
     def zero_cost(self) -> dict[str, int]:
@@ -139,9 +150,15 @@ class Count:
     @property
     def uncounted_share(self) -> float:
         """Share of the operations' time that uncounted ones took, 0 to 1."""
-        everything = (self.by_op, self.zero_cost_ops, self.uncounted_ops)
-        total = sum(_seconds(ops) for ops in everything)
-        return _seconds(self.uncounted_ops) / total if total else 0.0
+        return self._share(self.uncounted_ops)
+
+    @property
+    def seconds(self) -> float:
+        """Time in the kernels of every operation. Sound on a CPU only: a GPU runs behind."""
+        return sum(map(_seconds, (self.by_op, self.zero_cost_ops, self.uncounted_ops)))
+
+    def _share(self, ops: Mapping[str, OpCount]) -> float:
+        return _seconds(ops) / self.seconds if self.seconds else 0.0
 
     @property
     def components(self) -> tuple[ComponentCount, ...]:
@@ -160,6 +177,8 @@ class Count:
         """`UndenseError` that names every uncounted operation, if there is one."""
         if self.uncounted_ops:
             listed = ", ".join(f"{op} ({calls} calls)" for op, calls in self.uncounted.items())
+            if FUSED in self.uncounted_ops:
+                raise UndenseError(f"operations without a FLOP formula: {listed}; {INVISIBLE}")
             raise UndenseError(
                 f"operations without a FLOP formula: {listed}; count without strict to get the"
                 " figures of the others, or give them one with undense.register_formula"
@@ -175,10 +194,12 @@ class Count:
             "useful": self.useful,
             "macs": self.macs,
             "by_op": {
-                name: {"flops": op.flops, "calls": op.calls} for name, op in self.by_op.items()
+                name: {"flops": op.flops, "calls": op.calls, "seconds": op.seconds}
+                for name, op in self.by_op.items()
             },
-            "zero_cost": self.zero_cost,
-            "uncounted": self.uncounted,
+            "zero_cost": _listed(self.zero_cost_ops, self.seconds),
+            "zero_cost_share": self.zero_cost_share,
+            "uncounted": _listed(self.uncounted_ops, self.seconds),
             "uncounted_share": self.uncounted_share,
             "components": [vars(component) for component in self.components],
             "tree": self.tree.to_dict(),
@@ -187,6 +208,13 @@ class Count:
 
 def _seconds(ops: Mapping[str, OpCount]) -> float:
     return sum(op.seconds for op in ops.values())
+
+
+def _listed(ops: Mapping[str, OpCount], seconds: float) -> dict[str, dict[str, object]]:
+    return {
+        name: {"calls": op.calls, "share": op.seconds / seconds if seconds else 0.0}
+        for name, op in ops.items()
+    }
 
 
 def _component(path: str, calls: list[ComponentCall]) -> ComponentCount:
@@ -206,12 +234,19 @@ def _module(tally: Tally) -> ModuleCount:
     parts = [_module(inner) for inner in tally.inner.values()]
     if parts and (tally.forward or tally.backward):
         parts.append(
-            ModuleCount(name=REMAINDER, calls=0, forward=tally.forward, backward=tally.backward)
+            ModuleCount(
+                name=REMAINDER,
+                calls=0,
+                forward=tally.forward,
+                backward=tally.backward,
+                macs=tally.macs,
+            )
         )
     return ModuleCount(
         name=tally.name,
         calls=tally.calls,
         forward=sum(part.forward for part in parts) if parts else tally.forward,
         backward=sum(part.backward for part in parts) if parts else tally.backward,
+        macs=sum(part.macs for part in parts) if parts else tally.macs,
         parts=tuple(parts),
     )

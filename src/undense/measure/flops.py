@@ -3,7 +3,7 @@
 `with flop_counter(model) as count: …` or `count_flops(model, x, backward=True)`. Only what is
 dispatched is counted, each operation once: a composite one by its parts, a fused kernel by itself.
 On tensors of the meta device and under `torch.compile(backend="aot_eager")` the same numbers come
-out; under Inductor what it fused is invisible, so compile for counting with "aot_eager".
+out. Under Inductor what it fused is invisible: that warns, and is listed as uncounted.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from undense.errors import UndenseError
 from undense.measure import formulas
 from undense.measure.call import Call, op_name, tensors
+from undense.measure.compiled import FUSED, INVISIBLE, watch_inductor
 from undense.measure.count import Count, OpCount
 from undense.measure.frames import Frames, Tally, inside
 from undense.measure.gradient_sums import GradientSums
+from undense.measure.idle import Weights
 from undense.measure.meta_attention import FusedAttentionOnMeta
 
 
@@ -34,20 +36,24 @@ def flop_counter(model: nn.Module | None = None, *, strict: bool = False) -> Ite
     """Count the FLOPs of everything that runs inside the `with` block, backward passes included.
 
     `model` gives the tree its root and names; modules outside it appear under their class's name.
-    `strict` raises `UndenseError` at the end of the block where an operation had no formula.
+    `strict` raises `UndenseError` at the end of the block where an operation had no formula; a
+    graph that Inductor compiled counts as one, and without `strict` gives a warning.
     """
     root = "total" if model is None else type(inside(model)).__name__
     count = Count(Tally(root, ""))
     frames = Frames(count.tally, model)
     count.component_calls = frames.calls
-    sums = GradientSums()
+    counting = _Counting(count, frames)
     with ExitStack() as stack:
-        stack.callback(sums.close)
-        _follow_modules(stack, frames)
-        stack.enter_context(_Counting(count, frames, sums))
+        stack.callback(counting.sums.close)
+        _follow_modules(stack, frames, counting.weights)
+        stack.enter_context(watch_inductor(counting.record_fused))
+        stack.enter_context(counting)
         yield count
     if strict:
         count.require_all_counted()
+    elif FUSED in count.uncounted_ops:
+        warnings.warn(INVISIBLE, stacklevel=3)
 
 
 def count_flops(
@@ -79,11 +85,18 @@ class _Counting(TorchDispatchMode):
 
     supports_higher_order_operators = True
 
-    def __init__(self, count: Count, frames: Frames, sums: GradientSums) -> None:
+    def __init__(self, count: Count, frames: Frames) -> None:
         super().__init__()
         self.count = count
         self.frames = frames
-        self.sums = sums
+        self.sums = GradientSums()
+        self.weights = Weights()
+        self._seconds = 0.0  # in kernels that were seen, since Inductor's last graph
+
+    def record_fused(self, seconds: float) -> None:
+        """A graph of Inductor's ran; the kernels that it left alone were seen inside it."""
+        _record(self.count.uncounted_ops, FUSED, 0, max(0.0, seconds - self._seconds))
+        self._seconds = 0.0
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -109,7 +122,9 @@ class _Counting(TorchDispatchMode):
                 return output
         start = time.perf_counter()
         output = func(*args, **kwargs)
-        self._count(Call(func, args, kwargs, output), time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        self._count(Call(func, args, kwargs, output), seconds)
+        self._seconds += seconds
         return output
 
     def _count(self, call: Call, seconds: float) -> None:
@@ -119,6 +134,8 @@ class _Counting(TorchDispatchMode):
             self.sums.note_uses(call, frame)
         name = op_name(call.op)
         work = formulas.work(call)
+        if task == -1:
+            self.weights.follow(call)
         if work is None:
             _record(self.count.uncounted_ops, name, 0, seconds)
             return
@@ -129,6 +146,9 @@ class _Counting(TorchDispatchMode):
         if task == -1:
             self.count.forward += work.flops
             self.count.macs += work.macs
+            frame.tally.macs += work.macs
+            if frame.component is None:  # a component's own cost says what is useful in it
+                self.count.idle += self.weights.idle(call, work)
         else:
             self.count.backward += work.flops
             self.sums.note_sum(call, frame, work.flops)
@@ -138,7 +158,7 @@ def _record(ops: dict[str, OpCount], name: str, flops: int, seconds: float) -> N
     ops[name] = ops.get(name, OpCount()).plus(flops, seconds)
 
 
-def _follow_modules(stack: ExitStack, frames: Frames) -> None:
+def _follow_modules(stack: ExitStack, frames: Frames, weights: Weights) -> None:
     """Hooks on every module call. A compiler that traces them must not run them."""
     called: list[ExitStack] = []
 
@@ -146,8 +166,10 @@ def _follow_modules(stack: ExitStack, frames: Frames) -> None:
         if torch.compiler.is_compiling():
             return
         around = ExitStack()
-        if not called and _is_on_meta(module):
-            around.enter_context(FusedAttentionOnMeta())
+        if not called:
+            weights.hold(module)
+            if _is_on_meta(module):
+                around.enter_context(FusedAttentionOnMeta())
         called.append(around)
         frames.enter(module)
 

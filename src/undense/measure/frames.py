@@ -31,6 +31,7 @@ class Tally:
     calls: int = 0
     forward: int = 0
     backward: int = 0
+    macs: int = 0
     inner: dict[str, Tally] = field(default_factory=dict)
 
     def child(self, name: str) -> Tally:

@@ -66,4 +66,10 @@ ZERO_COST: frozenset[str] = frozenset(
     f"aten.{name}"
     for group in (_VIEWS, _COPIES, _FILLS, _RANDOM, _LOGIC, _QUESTIONS)
     for name in group.split()
-) | {"prim.device", "prims.device_put"}
+) | {
+    "prim.device",
+    "prims.device_put",
+    "profiler._record_function_enter",
+    "profiler._record_function_enter_new",
+    "profiler._record_function_exit",
+}

@@ -100,6 +100,9 @@ def _figures(model: Any, decoder: Decoder | None, work: Workload) -> dict[str, A
         "forward": count.forward,
         "backward": count.backward,
         "macs": count.macs,
+        "analytic": count.analytic,
+        "dispatched": count.dispatched,
+        "useful": count.useful,
         "flops_per_token": (count.forward + count.backward) / work.rows,
         "cached": counted.cached,
         "formula": None if formula is None else formula.to_dict(),
@@ -107,6 +110,7 @@ def _figures(model: Any, decoder: Decoder | None, work: Workload) -> dict[str, A
         "attention_pairs": {"full_square": full, "causal": past_only},
         "places": [asdict(place) for place in places(count.tree)],
         "uncounted": count.uncounted,
+        "zero_cost": count.zero_cost,
     }
 
 

@@ -66,13 +66,16 @@ def _side(config: PreTrainedConfig, settings: EstimateSettings, strict: bool) ->
         uncounted |= work["uncounted"]
     if strict and uncounted:
         raise UndenseError(
-            f"operations without a FLOP formula: {', '.join(uncounted)}; count without --strict to"
-            " get the figures of the others"
+            "operations without a FLOP formula:"
+            f" {', '.join(f'{op} ({calls} calls)' for op, calls in uncounted.items())}; count"
+            " without --strict to get the figures of the others"
         )
     return {
         "flops": prefill["forward"],
         "flops_per_token": prefill["forward"] / prefill["rows"],
         "flops_per_sequence": prefill["forward"] / settings.batch,
+        **{column: prefill[column] for column in ("analytic", "dispatched", "useful")},
+        "zero_cost": prefill["zero_cost"],
         "macs": prefill["macs"],
         "macs_per_token": prefill["macs"] / prefill["rows"],
         "parameters": figures["parameters"],
