@@ -137,7 +137,7 @@ class _FinetuneTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Over all that ever moves: what a later stage unfreezes has its place from the start."""
         if self.optimizer is None:
-            cls, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            cls, options = self.get_optimizer_cls_and_kwargs(self.args)
             groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
             for parameter in self.chosen.moving:
                 kind = (parameter in self.chosen.ours, parameter.ndim >= 2)
