@@ -110,6 +110,10 @@ def test_the_backbone_takes_every_head_and_keeps_its_ffns(host, auto, tmp_path):
     again = auto.from_pretrained(tmp_path / "headed")
     for key, value in headed.state_dict().items():
         assert torch.equal(again.state_dict()[key], value), key
+    if auto is AutoModelForTokenClassification and host == "t5":  # it has no decoder to give back
+        with pytest.raises(UndenseError, match=r"missing: decoder\.block"):
+            AutoModel.from_pretrained(tmp_path / "headed")
+        return
     back = AutoModel.from_pretrained(tmp_path / "headed")
     assert all(torch.equal(back.state_dict()[key], ours[key]) for key in seats)
 

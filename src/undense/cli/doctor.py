@@ -93,13 +93,13 @@ def machine() -> Iterator[Check]:
 
 def registration() -> Check:
     """Whether stock transformers knows converted models once undense is imported."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModel
 
     import undense  # noqa: F401  (registers)
     from undense.convert.families import FAMILIES, PREFIX
 
     known = [name for name in FAMILIES if AutoConfig.for_model(PREFIX + name) is not None]
-    classes = {config.model_type for config in AutoModelForCausalLM._model_mapping}
+    classes = {config.model_type for config in AutoModel._model_mapping}
     lacking = [name for name in known if PREFIX + name not in classes]
     if lacking:
         remedy = "reinstall undense beside a transformers version that it supports"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
-def add_lora_(model: PreTrainedModel, *, rank: int = 8, alpha: float | None = None) -> PeftModel:
+def add_lora_(model: PreTrainedModel, *, rank: int = 8, alpha: int | None = None) -> PeftModel:
     """Give every projection in the attention of `model` a low-rank adapter, in place, and freeze
     all the rest but the replaced FFNs.
 
