@@ -33,7 +33,9 @@ def test_fourier_coefficients_are_numpys(dim: int) -> None:
 
 
 @pytest.mark.parametrize("dim", [48, 47, 7])
-@pytest.mark.parametrize("build", [FourierTransform, CosineTransform, lambda d: GivenTransform(d, 5)])
+@pytest.mark.parametrize(
+    "build", [FourierTransform, CosineTransform, lambda d: GivenTransform(d, 5)]
+)
 def test_single_rows_do_what_the_whole_transform_does(build: type[Transform], dim: int) -> None:
     transform = build(dim)  # type: ignore[arg-type]
     x = torch.randn(3, dim)

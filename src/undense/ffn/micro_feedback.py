@@ -132,7 +132,9 @@ class MicroFeedback(FFNComponent):
         first = self.steps[0]
         assert isinstance(first, _Step)
         groups = self.config.groups
-        for k, (own, wanted) in enumerate(zip(x.chunk(groups, -1), y.chunk(groups, -1), strict=True)):
+        for k, (own, wanted) in enumerate(
+            zip(x.chunk(groups, -1), y.chunk(groups, -1), strict=True)
+        ):
             rank = min(self.config.rank, own.shape[1])
             _, into, _ = reduced_rank(own, wanted, rank)
             level = (own @ into).std(0).clamp_min(1e-6)  # silu bends inputs of about this size

@@ -44,9 +44,7 @@ def check(basis: str, k_freq: int, component: str) -> None:
     if k_freq < 1:
         raise UndenseError(f"{component}: k_freq={k_freq} must be at least 1")
     if basis not in BASES:
-        raise UndenseError(
-            f"{component}: basis={basis!r} must be 'fourier', 'cosine' or 'eigen'"
-        )
+        raise UndenseError(f"{component}: basis={basis!r} must be 'fourier', 'cosine' or 'eigen'")
 
 
 def respond(spectrum: Tensor, gain: Tensor, twist: Tensor | None) -> Tensor:

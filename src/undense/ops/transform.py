@@ -95,10 +95,7 @@ class Transform(nn.Module, ABC):
 
     def rows_cost(self, name: str, tokens: int, kept: int) -> Cost:
         """What a product with the rows of `kept` frequencies costs: the zeros are not computed."""
-        return cost.linear(
-            name, tokens, self.dim, kept * self.width, bias=False, trainable=False
-        )
-
+        return cost.linear(name, tokens, self.dim, kept * self.width, bias=False, trainable=False)
 
     def picked_cost(self, name: str, tokens: int, kept: int) -> Cost:
         """The same where every token has its own `kept` frequencies, whose rows it reads."""
@@ -280,9 +277,7 @@ class GivenTransform(Transform):
         return self.rows_cost("analysis", tokens, self.modes)
 
     def synthesis_cost(self, tokens: int) -> Cost:
-        return cost.linear(
-            "synthesis", tokens, self.modes, self.dim, bias=False, trainable=False
-        )
+        return cost.linear("synthesis", tokens, self.modes, self.dim, bias=False, trainable=False)
 
 
 def _fft_cost(name: str, tokens: int, dim: int, *, weights: int) -> Cost:
