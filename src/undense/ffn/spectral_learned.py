@@ -18,7 +18,7 @@ from undense.ops.spectrum import Basis
 
 @register("spectral_learned")
 class LearnedSpectral(FFNComponent):
-    """y = S^T (gain * c + twist * mirrored(c)), c = A x, of the `k_freq` frequencies that score best.
+    """y = S^T (gain * c + twist * mirrored(c)), c = A x, of the `k_freq` best frequencies.
 
     In training every frequency is analysed, filtered and synthesised (by one FFT each way; the
     eigenbasis as matrices) with responses of exactly 0 for those that are out: the same function,
@@ -60,7 +60,9 @@ class LearnedSpectral(FFNComponent):
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)
         if self.training:
-            responses = [self.gain] if self.twist is None else [self.gain, self.twist]
+            responses: list[Tensor] = [self.gain]
+            if self.twist is not None:
+                responses.append(self.twist)
             chosen = self.selection.choose(torch.cat(responses, -1)[None])[0]
             gain, twist = chosen[:, : self.transform.width], None
             if self.twist is not None:

@@ -1,4 +1,4 @@
-"""Micro-steps fed by the previous token's features: causal, not token-local, streamed by a state."""
+"""Micro-steps fed by the previous token's features: causal, not token-local, streaming."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class TokenFeedback(FFNComponent):
     """h_n <- h_n + sigmoid(C z + c) * (B silu(z) + b), z = A h_n + F h_n-1, step by step.
 
     On selected features; the update is exactly 0 at the others. Every step reads what the previous
-    token had at the same step, so `micro_steps` steps reach as many tokens back, and all tokens of a
-    sequence are computed at once. Before a sequence's first token the features are 0.
+    token had at the same step, so `micro_steps` steps reach as many tokens back, and all tokens of
+    a sequence are computed at once. Before a sequence's first token the features are 0.
 
     Not token-local. `forward` takes whole sequences (..., time, dim) from their first token on,
     without padding on the left (rows (time, dim) are one sequence). To stream, or with padding:
