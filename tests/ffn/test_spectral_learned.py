@@ -1,4 +1,4 @@
-"""Frequencies chosen in training: the branches of the contract tests, and the choice itself."""
+"""Frequencies chosen in training: the contract variants, and the choice itself."""
 
 from __future__ import annotations
 

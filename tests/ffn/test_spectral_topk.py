@@ -1,4 +1,4 @@
-"""Each token's own frequencies: the branches that the contract tests run, and the choice itself."""
+"""Each token's own frequencies: the contract variants, and the choice itself."""
 
 from __future__ import annotations
 

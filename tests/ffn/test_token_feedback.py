@@ -1,4 +1,4 @@
-"""Feedback from the previous token: parallel = streamed, padding, reordering, refusals."""
+"""Feedback from the previous token: streaming, padding, reordering, and what is refused."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def test_soft_shares_add_up_to_the_count(count: int, spread: float) -> None:
 def test_the_gradient_is_that_of_the_soft_choice() -> None:
     selection = LearnedSelection(1, 7, 3).double()
     selection.score.data = 0.2 * torch.randn(1, 7, dtype=torch.float64)
-    values = torch.randn(1, 7, 2, dtype=torch.float64, requires_grad=True)
+    values = (1 + torch.rand(1, 7, 2, dtype=torch.float64)).neg().requires_grad_()  # none is bound
     weights = torch.randn(1, 7, 2, dtype=torch.float64)
     chosen = selection.choose(values)
     kept = torch.zeros(7, dtype=torch.bool)

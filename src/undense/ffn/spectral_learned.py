@@ -18,7 +18,7 @@ from undense.ops.spectrum import Basis
 
 @register("spectral_learned")
 class LearnedSpectral(FFNComponent):
-    """y = S^T (gain * c + twist * mirrored(c)), c = A x, of the `k_freq` best-scored frequencies.
+    """y = S^T (gain * c + twist * mirrored(c)), c = A x, of the `k_freq` best frequencies.
 
     In training every frequency is analysed, filtered and synthesised (by one FFT each way; the
     eigenbasis as matrices) with responses of exactly 0 for those that are out: the same function,

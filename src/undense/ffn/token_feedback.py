@@ -1,4 +1,4 @@
-"""Micro-steps fed by the previous token's features: causal, not token-local, with a state."""
+"""Micro-steps fed by the previous token's features: causal, not token-local, streaming."""
 
 from __future__ import annotations
 

@@ -90,7 +90,9 @@ class LearnedSelection(nn.Module):
         # grow until it does harm when it comes in, and go out again. (Bounded by those that are in
         # alone, nothing could grow once those turned out useless and shrank to 0.)
         size = values.detach().abs()
-        most = torch.maximum((size * hard).amax((-2, -1), True), 2 * size.mean((-2, -1), True))
+        # Twice, so that none that is in lies on the bound, where half its gradient would be lost.
+        largest, mean = (size * hard).amax((-2, -1), True), size.mean((-2, -1), True)
+        most = 2 * torch.maximum(largest, mean)
         soft = torch.minimum(torch.maximum(values, -most), most) * open_
         return (soft + (passing - soft).detach()).to(values.dtype)
 

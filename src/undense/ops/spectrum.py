@@ -85,7 +85,7 @@ def responses(spectrum: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]
 
 
 def respond_cost(name: str, tokens: int, modes: int, *, twisted: bool, stored: int) -> Cost:
-    """What `respond` costs with gains and twists of `stored` numbers each, for all tokens alike."""
+    """What `respond` costs with `stored` gains and as many twists, the same for all tokens."""
     parts = [cost.gain("gain", tokens, modes, size=stored)]
     if twisted:
         parts += [
