@@ -3,7 +3,6 @@ the place of the host's activation."""
 
 from __future__ import annotations
 
-import torch
 from dense_samples import dense_ffn, inputs
 
 import undense.ffn

@@ -1,4 +1,4 @@
-"""Micro-refinement: the contract variants, what is left untouched, and which features it selects."""
+"""Micro-refinement: the contract variants, what is left untouched, which features it selects."""
 
 from __future__ import annotations
 
