@@ -16,6 +16,11 @@ from undense.ops.chebyshev import bounded, bounded_cost, chebyshev, chebyshev_co
 from undense.ops.regression import ridge
 from undense.ops.soft_top_k import LearnedSelection
 
+# After a start from dense the scores are this many times further apart than `start_` puts them: the
+# least squares know most of the choice, and terms that come and go cost a short distillation more
+# than they bring (docs/log.md has the figures).
+SETTLED = 10.0
+
 
 @register("polynomial_learned")
 class LearnedPolynomial(FFNComponent):
@@ -108,16 +113,19 @@ class LearnedPolynomial(FFNComponent):
         )
 
     def start_from(self, dense: DenseFFN, statistics: Statistics) -> None:
-        """Least squares over all terms, scores by what each carries; the kept solved again."""
+        """Least squares over all terms, scores by what each carries; the kept solved again, the
+        others at 0 as at random start."""
         inputs, targets = statistics.inputs, statistics.wanted(dense)
         self.scale.data.copy_(1 / (2 * inputs.std(0)).clamp_min(1e-6))
         terms = torch.cat(chebyshevs(bounded(inputs * self.scale), self.config.poly_degree), -1)
         weight, _ = ridge(terms, targets)
         strength = terms.var(0) * weight.square().sum(1)
         self.selection.start_(strength.view_as(self.selection.score))
+        self.selection.score.data.mul_(SETTLED)
         offsets = torch.arange(self.config.poly_degree)[:, None] * self.dim
         kept = (self.channels() + offsets).flatten()
-        weight[kept], bias = ridge(terms[:, kept], targets)
+        alone, bias = ridge(terms[:, kept], targets)
+        weight = torch.zeros_like(weight).index_copy(0, kept, alone)
         self.weight.data.copy_(weight.view_as(self.weight))
         self.bias.data.copy_(bias)
 
