@@ -11,10 +11,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
+from undense.contract import build, config_from_dict
 from undense.convert.convert import convert_
 from undense.errors import UndenseError
 from undense.measure.flops import count_flops
-from undense.measure.live import TAG, Meter
+from undense.measure.live import TAG, Block, Meter, kept
 from undense.pipeline.live import Live, LiveCallback, blocks_of
 from undense.train.finetune import finetune
 from undense.train.settings import FinetuneSettings
@@ -136,3 +137,16 @@ def test_the_trainer_takes_the_callback(tmp_path: Path) -> None:
 def test_an_impossible_interval_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UndenseError, match="every=0"):
         Live(model(), tmp_path, every=0)
+
+
+@pytest.mark.parametrize("name", ["polynomial_learned", "spectral_learned"])
+def test_what_is_learned_to_be_kept_is_read_as_it_is_now(name: str) -> None:
+    module = build(33, config_from_dict({"component": name}))
+    block = Block(
+        layer=4, module=module, cost=lambda tokens: module.cost(tokens), dense=module.cost
+    )
+    tag = f"kept/block_4_{name}_selection"
+    before = kept(block)[tag]
+    assert TAG.fullmatch(tag) and before.numel() == module.selection.kept().numel()
+    module.selection.score.data.mul_(-1)
+    assert not torch.equal(kept(block)[tag], before)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from undense.contract import FFNComponent
 from undense.cost import Cost
+from undense.ops.soft_top_k import LearnedSelection
 
 STAGES = ("spectral", "polynomial", "micro", "projection")
 TAG = re.compile(
@@ -199,15 +200,17 @@ def gates(block: Block) -> dict[str, float]:
 
 def kept(block: Block) -> dict[str, Tensor]:
     """What a component chose to compute: its index buffers (frequencies, channels of terms,
-    selected features …), by tag, as integers."""
+    selected features …) and what its learned selections keep now, by tag, as integers."""
     found: dict[str, Tensor] = {}
     for path, module in block.module.named_modules():
         if not isinstance(module, FFNComponent):
             continue
-        for name, values in module.named_buffers(recurse=False):
-            if not _is_choice(name, values):
-                continue
-            place = path.removeprefix("stages.").replace(".", "_") or module.component
+        place = path.removeprefix("stages.").replace(".", "_") or module.component
+        choices = {n: v for n, v in module.named_buffers(recurse=False) if _is_choice(n, v)}
+        for name, part in module.named_children():
+            if isinstance(part, LearnedSelection):
+                choices[name] = part.kept()
+        for name, values in choices.items():
             found[f"kept/block_{block.layer}_{place}_{name}"] = values.flatten()
     return found
 
