@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_contract import dense_ffn, inputs
+from random_hosts import dense_ffn, inputs
 from torch.utils.checkpoint import checkpoint
 
 import undense.ffn
