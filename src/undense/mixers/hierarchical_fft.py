@@ -1,0 +1,48 @@
+"""Hierarchical FFT: windowed filters in octave bands by FFT, and a fusion across chunks.
+The causal form filters one-sidedly by overlap-save and fuses over the past only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from undense.errors import UndenseError
+from undense.mixing import register
+from undense.ops.causal_fir import BandedKernel
+from undense.ops.content_memory import ContentMemory
+from undense.ops.spectral_mixer import SpectralMixer, SpectralMixerConfig, SpectralParts
+from undense.registry import Config
+
+
+@register("hierarchical_fft")
+class HierarchicalFFT(SpectralMixer):
+    """Two ranges in one sum: kernels of `taps` tokens (a learned window times four octave bands
+    with learned scales), and beyond them a memory read by queries, keys and values.
+
+    Differs from the original proposal, which windows and fuses whole chunks: there a token sees
+    later ones of its chunk. That form is kept for encoders (`causal=False`).
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(SpectralMixerConfig):
+        """`taps`: length of the kernels. `features`: of a query and key (None: the head's width;
+        0: no fusion across chunks)."""
+
+        taps: int = 128
+        features: int | None = None
+
+        def __post_init__(self) -> None:
+            if self.taps < 2:
+                raise UndenseError(f"hierarchical_fft: taps={self.taps} must be at least 2")
+            if self.features is not None and self.features < 0:
+                raise UndenseError(f"hierarchical_fft: features={self.features} must not be negative")
+
+    config: Config
+
+    @classmethod
+    def parts(cls, dim: int, heads: int, config: Config) -> SpectralParts:
+        assert isinstance(config, HierarchicalFFT.Config)
+        features = dim // heads if config.features is None else config.features
+        return SpectralParts(
+            kernel=BandedKernel(dim, heads, taps=config.taps),
+            memory=ContentMemory(heads, features=features) if features else None,
+        )

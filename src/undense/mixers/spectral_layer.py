@@ -1,0 +1,70 @@
+"""The spectral layer: hierarchical filters, gated modes and selection over shared projections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from undense import mixing
+from undense.errors import UndenseError
+from undense.mixing import default, mixer_class, register
+from undense.ops.spectral_mixer import SpectralMixer, SpectralMixerConfig, SpectralParts
+from undense.registry import Config
+
+
+def _parts(dim: int, heads: int, config: Config) -> SpectralParts:
+    cls = mixer_class(config.component)
+    if not issubclass(cls, SpectralMixer):
+        raise UndenseError(
+            f"spectral_layer: {config.component!r} has no parts to share; use hierarchical_fft,"
+            " spectral_gating and frequency_selector"
+        )
+    return cls.parts(dim, heads, config)
+
+
+@register("spectral_layer")
+class SpectralLayer(SpectralMixer):
+    """All parts of the three spectral mixers, composed on one set of projections.
+
+    y = W_out (silu(z) * norm(filter(v) + sum_b Re gate_b u_b + memory(q, k, v))), where u_b runs
+    over the modes of band b that are awake.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(SpectralMixerConfig):
+        """`hierarchical`, `gating`, `selector`: configs of the mixers whose parts are used, or None
+        to leave one out; this layer's heads, chunk and short convolution hold for all."""
+
+        hierarchical: mixing.Config | None = field(
+            default_factory=lambda: default("hierarchical_fft", taps=64)
+        )
+        gating: mixing.Config | None = field(default_factory=lambda: default("spectral_gating"))
+        selector: mixing.Config | None = field(
+            default_factory=lambda: default("frequency_selector")
+        )
+
+        def __post_init__(self) -> None:
+            if self.hierarchical is None and self.gating is None and self.selector is None:
+                raise UndenseError("spectral_layer: all three parts are None; keep one")
+
+    config: Config
+
+    @classmethod
+    def parts(cls, dim: int, heads: int, config: Config) -> SpectralParts:
+        assert isinstance(config, SpectralLayer.Config)
+        children = (config.hierarchical, config.gating, config.selector)
+        wide, gated, chosen = (
+            SpectralParts() if child is None else _parts(dim, heads, child) for child in children
+        )
+        if gated.bank is not None and chosen.bank is not None:
+            if gated.bank.modes != chosen.bank.modes:
+                raise UndenseError(
+                    f"spectral_layer: gating.modes={gated.bank.modes} and selector.modes="
+                    f"{chosen.bank.modes} are one bank and must be equal"
+                )
+        return SpectralParts(
+            kernel=wide.kernel,
+            memory=wide.memory,
+            bank=gated.bank or chosen.bank,
+            gates=gated.gates,
+            selector=chosen.selector,
+        )
