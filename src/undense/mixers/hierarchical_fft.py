@@ -24,8 +24,8 @@ class HierarchicalFFT(SpectralMixer):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(SpectralMixerConfig):
-        """`taps`: length of the kernels. `features`: of a query and key (None: the head's width;
-        0: no fusion across chunks)."""
+        """`taps`: length of the kernels. `features`: of a query and key (None: 32, at most the
+        head's width; 0: no fusion across chunks)."""
 
         taps: int = 128
         features: int | None = None
@@ -41,7 +41,7 @@ class HierarchicalFFT(SpectralMixer):
     @classmethod
     def parts(cls, dim: int, heads: int, config: Config) -> SpectralParts:
         assert isinstance(config, HierarchicalFFT.Config)
-        features = dim // heads if config.features is None else config.features
+        features = min(32, dim // heads) if config.features is None else config.features
         return SpectralParts(
             kernel=BandedKernel(dim, heads, taps=config.taps),
             memory=ContentMemory(heads, features=features) if features else None,

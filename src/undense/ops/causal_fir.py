@@ -16,22 +16,19 @@ from undense.ops.windows import BANDS, WindowMix, octave_of_bins
 def direct(joined: Tensor, kernel: Tensor) -> Tensor:
     """`joined` (batch, taps - 1 + time, channels), the state and the chunk; `kernel` (taps,
     channels) -> (batch, time, channels)."""
-    taps = kernel.shape[0]
-    time = joined.shape[1] - taps + 1
-    y = joined[:, taps - 1 :] * kernel[0]
-    for j in range(1, taps):
-        y = torch.addcmul(y, joined[:, taps - 1 - j : taps - 1 - j + time], kernel[j])
-    return y
+    taps, channels = kernel.shape
+    weight = kernel.flip(0).T.reshape(channels, 1, taps, 1)
+    columns = joined.transpose(1, 2)[..., None]  # a picture one pixel wide, channels last
+    return nn.functional.conv2d(columns, weight, groups=channels)[..., 0].transpose(1, 2)
 
 
 def direct_cost(name: str, tokens: int, taps: int, channels: int) -> Cost:
-    """A multiply-add a tap; backward the two products of each, their reductions over tokens, and
-    the sums over the uses of the input (the state needs no gradient)."""
+    """A multiply-add a tap."""
     numbers = tokens * channels
     return Cost(
         name=name,
-        forward=(2 * taps - 1) * numbers,
-        useful=(2 * taps - 1) * numbers,
+        forward=2 * taps * numbers,
+        useful=2 * taps * numbers,
         macs=taps * numbers,
         weights=taps * channels,
         activations=2 * numbers,
@@ -43,17 +40,18 @@ def frame_of(taps: int) -> int:
     return 1 << (4 * taps - 1).bit_length() if taps > 1 else 4
 
 
-def overlap_save(joined: Tensor, kernel: Tensor) -> Tensor:
-    """As `direct`, by real transforms of frames of which the first taps - 1 samples are dropped.
+def overlap_save(before: Tensor, x: Tensor, kernel: Tensor) -> Tensor:
+    """`before` (batch, taps - 1, channels), `x` (batch, time, channels), as `direct`, by real transforms of frames of which the first taps - 1 samples are dropped.
 
     Source: Oppenheim & Schafer, Discrete-Time Signal Processing, overlap-save. O(log taps) a token.
     """
     taps = kernel.shape[0]
-    time = joined.shape[1] - taps + 1
-    frame = min(frame_of(taps), 1 << (joined.shape[1] - 1).bit_length())
+    batch, time, channels = x.shape
+    frame = min(frame_of(taps), 1 << (time + taps - 2).bit_length())
     hop = frame - taps + 1
     frames = -(-time // hop)
-    padded = nn.functional.pad(joined, (0, 0, 0, frames * hop + taps - 1 - joined.shape[1]))
+    silence = x.new_zeros(batch, frames * hop - time, channels)
+    padded = torch.cat([before, x, silence], 1)
     spectra = torch.fft.rfft(padded.unfold(1, frame, hop))  # time -> frequency
     response = torch.fft.rfft(kernel.T, n=frame)
     filtered = torch.fft.irfft(spectra * response, n=frame)[..., taps - 1 :]

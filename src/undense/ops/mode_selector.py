@@ -11,6 +11,7 @@ slowest mode. Hard going forward; in training the gradient is that of a soft cho
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 
 from undense import cost
 from undense.cost import Cost
+from undense.ops.modal_chunks import Awake
+from undense.ops.padding import Grid
 from undense.ops.soft_topk import gumbel_noise, gumbel_topk, sigmoid_topk
 
 SCALES = (1, 2, 4, 8)
@@ -26,6 +29,16 @@ PATTERNS = 16
 CONTEXT = 8  # width of the queries and keys among the modes of a head
 
 Method = Literal["sigmoid", "gumbel"]
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a selection remembers: `means` of past chunks (batch, HISTORY, dim), `running` sum of
+    this one (batch, 1, dim), and the modes `awake` in it (batch, heads, modes)."""
+
+    means: Tensor
+    running: Tensor
+    awake: Tensor
 
 
 class ModeSelector(nn.Module):
@@ -74,6 +87,48 @@ class ModeSelector(nn.Module):
             soft = choose(ranked, budget, temperature).gather(-1, slots)
             weights = weights + soft - soft.detach()
         return slots, weights
+
+    def over_chunks(self, past: Past, values: Tensor, grid: Grid) -> tuple[Awake, Past]:
+        """The choice for every chunk of `values` (batch, chunks, heads, chunk, width), and what the
+        next call needs to know."""
+        chunk = grid.chunk
+        sums = values.sum(3).flatten(2)  # (batch, chunks, dim)
+        sums = torch.cat([sums[:, :1] + past.running, sums[:, 1:]], 1)
+        means = torch.cat([past.means, sums / chunk], 1)
+        chunks = sums.shape[1]
+        slots, weights = self(means.unfold(1, HISTORY, 1)[:, :chunks].transpose(2, 3))
+        ends = grid.ends(len(values), values.device)
+        done = (ends // chunk)[:, None, None]
+        now = done.clamp(max=chunks - 1)  # a row that ends with its chunk chooses at its next token
+        kept = done + torch.arange(HISTORY, device=done.device)[:, None]
+        mask = weights.new_zeros(*weights.shape[:3], self.modes).scatter(3, slots, weights.detach())
+        following = Past(
+            means=torch.take_along_dim(means, kept, 1),
+            running=torch.take_along_dim(sums, now, 1) * (ends % chunk > 0)[:, None, None],
+            awake=torch.take_along_dim(mask, now[..., None], 1)[:, 0],
+        )
+        return Awake(slots, weights), following
+
+    def step(
+        self, past: Past, positions: Tensor, value: Tensor, chunk: int
+    ) -> tuple[Tensor, Past]:
+        """One token, `value` (batch, 1, dim): the modes awake (batch, heads, modes), chosen anew in
+        the rows where it begins a chunk."""
+        begins = positions % chunk == 0
+        ends = (positions % chunk == chunk - 1)[:, None, None]
+        awake = past.awake.to(value.dtype)
+        if torch.compiler.is_compiling() or bool(begins.any()):
+            slots, weights = self(past.means.to(value.dtype)[:, None])
+            chosen = torch.zeros_like(awake).scatter(2, slots[:, 0], weights[:, 0])
+            awake = torch.where(begins[:, None, None], chosen, awake)
+        running = past.running + value
+        shifted = torch.cat([past.means[:, 1:], running / chunk], 1)
+        following = Past(
+            means=torch.where(ends, shifted, past.means),
+            running=running.masked_fill(ends, 0),
+            awake=awake.detach(),
+        )
+        return awake, following
 
     def scores(self, past: Tensor) -> tuple[Tensor, Tensor]:
         """Importance of every mode (batch, chunks, heads, modes) and how many to keep (…, 1)."""

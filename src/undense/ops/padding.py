@@ -67,6 +67,8 @@ class Packing:
         """The tail that the next call needs: the last `before.shape[1]` real tokens of
         `before` followed by packed `x`."""
         kept = before.shape[1]
+        if self.lengths is None and self.time >= kept:
+            return x[:, self.time - kept :].clone()  # a view would keep the whole chunk in memory
         joined = torch.cat([before, x], 1)
         if self.lengths is None:
             return joined[:, self.time :]
@@ -122,6 +124,11 @@ class Grid:
             time = torch.full((batch,), self.packing.time, device=device)
         return time if self.offset is None else time + self.offset
 
-    def first(self) -> Tensor | int:
-        """Tokens of the first chunk that came earlier: (batch,), or 0."""
-        return 0 if self.offset is None else self.offset
+    @property
+    def ragged(self) -> bool:
+        """Whether rows may end in different chunks."""
+        return self.offset is not None or self.packing.lengths is not None
+
+    def heads(self, x: Tensor, heads: int) -> Tensor:
+        """(batch, time, heads * width) -> (batch, chunks, heads, chunk, width), contiguous."""
+        return self.cut(x).unflatten(-1, (heads, -1)).transpose(2, 3).contiguous()

@@ -12,19 +12,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from undense import cost
 from undense.cost import Cost
 from undense.errors import UndenseError
 from undense.mixing import POSITIONS, MixerConfig, SequenceMixer, Slot, State, require_finite
-from undense.ops import causal_fir, chunk_scan
 from undense.ops.band_gates import BandGates
-from undense.ops.causal_fir import BandedKernel
+from undense.ops.causal_fir import BandedKernel, direct, direct_cost, overlap_save
+from undense.ops.chunk_scan import Features, read
 from undense.ops.content_memory import ContentMemory
-from undense.ops.modal_bank import LONGEST_CHUNK, ModalBank, ModeTables, conjugate, times
-from undense.ops.mode_selector import HISTORY, ModeSelector
+from undense.ops.modal_bank import LONGEST_CHUNK, ModalBank
+from undense.ops.modal_chunks import resonate
+from undense.ops.mode_selector import HISTORY, ModeSelector, Past
 from undense.ops.padding import Grid, Packing
-from undense.ops.windows import BANDS
 from undense.registry import Config
 
+Streams = tuple[Tensor, Tensor, Tensor, Tensor]
+POWER_FLOOR = 1e-3  # under the outputs' root mean square, so that silence stays silent
 # Tokens of one pass without gradients: what lies between two layers then stays in the cache.
 SEGMENT = 4096
 
@@ -73,11 +76,11 @@ class SpectralMixer(SequenceMixer):
         self.gates, self.selector = parts.gates, parts.selector
         features = heads * self.memory.features if self.memory else 0
         self.mixed = [dim, features, features]  # what the short convolution sees: v, q, k
-        self.plain = [dim, *([heads, heads] if self.memory else [])]  # z, decay, write
+        per_head = heads if self.memory else 0
+        self.plain = [dim, per_head, per_head]  # z, decay, write
         self.project_in = nn.Linear(dim, sum(self.mixed) + sum(self.plain), bias=False)
         self.conv = nn.Parameter(torch.randn(config.conv_width, sum(self.mixed)) * 0.1)
         self.conv.data[0] += 1
-        self.norm = nn.Parameter(torch.ones(dim))
         self.project_out = nn.Linear(dim, dim, bias=False)
 
     @classmethod
@@ -86,7 +89,7 @@ class SpectralMixer(SequenceMixer):
         """Fresh parts for a mixer of this width and number of heads."""
 
     def layout(self) -> tuple[Slot, ...]:
-        slots = [POSITIONS, Slot("recent projections", (len(self.conv) - 1, sum(self.mixed)))]
+        slots = [POSITIONS, Slot("recent inputs", (len(self.conv) - 1, self.dim))]
         if self.kernel is not None:
             slots.append(Slot("recent values", (self.kernel.taps - 1, self.dim)))
         if self.memory is not None:
@@ -97,8 +100,8 @@ class SpectralMixer(SequenceMixer):
         if self.selector is not None:
             assert self.bank is not None
             slots += [
-                Slot("past chunks", (HISTORY, self.dim)),
-                Slot("this chunk", (1, self.dim)),
+                Slot("means", (HISTORY, self.dim)),
+                Slot("running", (1, self.dim)),
                 Slot("awake", (self.heads, self.bank.modes)),
             ]
         return tuple(slots)
@@ -127,211 +130,75 @@ class SpectralMixer(SequenceMixer):
     ) -> tuple[Tensor, State]:
         """Any number of tokens in chunks. `aligned`: every row begins at a chunk's first token."""
         batch, time, _ = x.shape
-        if state is None:
-            state = self.initial_state(batch, dtype=_arithmetic(x.dtype), device=x.device)
-        past = self._named(state)
-        positions = past["positions"]
+        past = self._named(x, state)
         packing = Packing.of(time, mask)
-        grid = Grid.of(packing, self.chunk, None if aligned else positions)
+        grid = Grid.of(packing, self.chunk, None if aligned else past["positions"])
         x = packing.pack(x)
-        mixed, plain = self._project(x)
-        following = {"positions": positions + (time if mask is None else mask.sum(1))}
-        recent = past["recent projections"]
-        v, q, k = self._convolve(torch.cat([recent, mixed], 1)).split(self.mixed, -1)
-        following["recent projections"] = packing.after(recent, mixed)
+        v, streams, z = self._project(torch.cat([past["recent inputs"], x], 1))
         real = packing.real(x.device)
         if real is not None:
             v = v.masked_fill(~real[..., None], 0)
-        values = self._heads(grid, v)
-        features: list[tuple[Tensor, Tensor, Tensor]] = []
-        ends = grid.ends(batch, x.device)
+        values = grid.heads(v, self.heads)
+        following = {
+            "positions": past["positions"] + (time if mask is None else mask.sum(1)),
+            "recent inputs": packing.after(past["recent inputs"], x),
+        }
+        kinds: list[Features] = []
         if self.memory is not None:
-            kind, following["memory"] = self._recall(
-                self.memory, past["memory"], grid, values, (q, k, *plain[1:]), real
-            )
-            features.append(kind)
-        if self.bank is not None:
-            tables = self.bank.tables(self.chunk, values.dtype)
-            slots = weights = None
-            if self.selector is not None:
-                slots, weights = self._select(self.selector, past, values, ends, grid, following)
-            kind, following["modes"] = self._resonate(
-                self.bank, tables, past["modes"], grid, values, self._gates(x, grid), slots, weights
-            )
-            features.append(kind)
-        y = None
-        if features:
-            y = chunk_scan.read(values, features)
-            y = grid.join(y.transpose(2, 3).flatten(4).flatten(3))
-        if self.kernel is not None:
-            joined = torch.cat([past["recent values"], v], 1)
-            filtered = causal_fir.overlap_save(joined, self.kernel())
-            y = filtered if y is None else y + filtered
-            following["recent values"] = packing.after(past["recent values"], v)
-        assert y is not None
-        y = packing.unpack(self._project_out(y, plain[0], x.dtype))
-        return y, tuple(following[slot.name] for slot in self.layout())
-
-    def _named(self, state: State) -> dict[str, Tensor]:
-        return {slot.name: tensor for slot, tensor in zip(self.layout(), state, strict=True)}
-
-    def _project(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Projections for the short convolution, and the others; half precision ends here."""
-        projected = self.project_in(x)
-        projected = projected.to(_arithmetic(x.dtype))
-        mixed, plain = projected.split([sum(self.mixed), sum(self.plain)], -1)
-        return mixed, plain.split(self.plain, -1)
-
-    def _convolve(self, joined: Tensor) -> Tensor:
-        return causal_fir.direct(joined, self.conv.to(joined.dtype))
-
-    def _heads(self, grid: Grid, x: Tensor) -> Tensor:
-        """(batch, time, heads * width) -> (batch, chunks, heads, chunk, width)."""
-        cut = grid.cut(x).unflatten(-1, (self.heads, -1))
-        return cut.transpose(2, 3).contiguous()
-
-    def _project_out(self, y: Tensor, z: Tensor, dtype: torch.dtype) -> Tensor:
-        y = nn.functional.rms_norm(y.unflatten(-1, (self.heads, -1)), (self.width,), eps=1e-5)
-        y = y.flatten(-2) * self.norm.to(y.dtype) * nn.functional.silu(z)
-        return self.project_out(y.to(dtype))
-
-    def _recall(
-        self,
-        memory: ContentMemory,
-        before: Tensor,
-        grid: Grid,
-        values: Tensor,
-        streams: tuple[Tensor, ...],
-        real: Tensor | None,
-    ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-        """Content features of the grid, and the memory after the last real token."""
-        q, k, decay = memory(*streams)
-        if real is not None:
-            k = k.masked_fill(~real[..., None, None], 0)
-            decay = decay.masked_fill(~real[..., None], 0)
-        queries, keys = (self._heads(grid, part.flatten(2)) for part in (q, k))
-        decays = grid.cut(decay).transpose(2, 3)
-        queries, keys, total = chunk_scan.content_features(queries, keys, decays)
-        keys = keys.transpose(-1, -2)
-        states = chunk_scan.carry_content(before.to(keys.dtype), keys @ values, total)
-        return (queries, keys, states[:, :-1]), states[:, -1]
-
-    def _resonate(
-        self,
-        bank: ModalBank,
-        tables: ModeTables,
-        before: Tensor,
-        grid: Grid,
-        values: Tensor,
-        gates: Tensor | None,
-        slots: Tensor | None,
-        weights: Tensor | None,
-    ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-        """Features of the modes that are awake, and all modes after the last real token."""
-        batch, chunks, heads = values.shape[:3]
-        band = bank.band()
-        keys, queries, writes = tables.keys, tables.queries, tables.writes
-        if slots is not None:
-            head = torch.arange(heads, device=values.device)[:, None]
-            keys, queries, writes = (t[head, slots] for t in (keys, queries, writes))
-            band = band[slots]
-        if gates is not None:
-            spread = band[..., None, None].expand(batch, chunks, heads, -1, 2, self.chunk)
-            queries = times(torch.take_along_dim(gates, spread, 3), queries)
-        if weights is not None:
-            queries = queries * weights[..., None, None]
-        keys, queries, writes = (
-            t.flatten(-3, -2).expand(batch, chunks, heads, -1, -1) for t in (keys, queries, writes)
-        )
-        written = (writes @ values).unflatten(3, (-1, 2)).double()
-        if slots is not None and weights is not None:
-            places = slots[..., None, None].expand_as(written)
-            empty = written.new_zeros(batch, chunks, heads, bank.modes, 2, self.width)
-            written = empty.scatter(3, places, written * weights[..., None, None])
-        if grid.offset is not None:
-            before = bank.wound_back(before, grid.offset)
-        states = chunk_scan.carry_modes(before, written, tables.turn)
-        reached = states[:, :-1]
-        if slots is not None:
-            places = slots[..., None, None].expand(-1, -1, -1, -1, 2, self.width)
-            reached = torch.take_along_dim(reached, places, 3)
-        reached = reached.flatten(3, 4).to(values.dtype)
-        ends = grid.ends(batch, values.device)
-        last = (ends + self.chunk - 1) // self.chunk
-        index = last.view(batch, 1, 1, 1, 1, 1)
-        after = torch.take_along_dim(states, index, 1)[:, 0]
-        after = bank.wound_back(after, last * self.chunk - ends)
-        return (queries.transpose(-1, -2), keys, reached), after
-
-    def _gates(self, x: Tensor, grid: Grid) -> Tensor | None:
-        """Conjugated gates on the grid: (batch, chunks, heads, bands, 2, chunk)."""
-        if self.gates is None:
-            return None
-        gates = grid.cut(self.gates(x).flatten(2)).unflatten(-1, (self.heads, BANDS, 2))
-        return gates.permute(0, 1, 3, 4, 5, 2)
-
-    def _select(
-        self,
-        selector: ModeSelector,
-        past: dict[str, Tensor],
-        values: Tensor,
-        ends: Tensor,
-        grid: Grid,
-        following: dict[str, Tensor],
-    ) -> tuple[Tensor, Tensor]:
-        """Modes of each chunk by the means of those before it; the selector's state goes on."""
-        sums = values.sum(3).flatten(2)  # (batch, chunks, dim)
-        first = sums[:, :1] + past["this chunk"]
-        sums = torch.cat([first, sums[:, 1:]], 1)
-        means = torch.cat([past["past chunks"], sums / self.chunk], 1)
-        chunks = sums.shape[1]
-        windows = means.unfold(1, HISTORY, 1)[:, :chunks].transpose(2, 3)
-        slots, weights = selector(windows)
-        done = (ends // self.chunk)[:, None, None]
-        index = done + torch.arange(HISTORY, device=done.device)[:, None]
-        following["past chunks"] = torch.take_along_dim(means, index, 1)
-        running = torch.take_along_dim(sums, done.clamp(max=chunks - 1), 1)
-        begun = (ends % self.chunk > 0)[:, None, None]
-        following["this chunk"] = running * begun
-        now = done.clamp(max=chunks - 1)[..., None]
-        awake = weights.new_zeros(*weights.shape[:3], selector.modes)
-        awake = awake.scatter(3, slots, weights.detach())
-        following["awake"] = torch.take_along_dim(awake, now, 1)[:, 0]
-        return slots, weights
-
-    def _step(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
-        """One token by the recurrences themselves."""
-        past = self._named(state)
-        mixed, plain = self._project(x)
-        following = {"positions": past["positions"] + 1}
-        joined = torch.cat([past["recent projections"], mixed], 1)
-        following["recent projections"] = joined[:, 1:]
-        v, q, k = self._convolve(joined).split(self.mixed, -1)
-        value = v[:, 0].unflatten(-1, (self.heads, -1))
-        y: Tensor | None = None
-        if self.memory is not None:
-            query, key, decay = self.memory(q, k, *plain[1:])
-            written = key[:, 0, :, :, None] * value[:, :, None]
-            held = past["memory"].to(v.dtype)
-            held = torch.addcmul(written, held, decay[:, 0, :, None, None].exp())
-            following["memory"] = held
-            y = (query[:, 0, :, None] @ held)[:, :, 0]
+            kind, following["memory"] = self.memory.chunks(streams, grid, values, past["memory"])
+            kinds.append(kind)
         if self.bank is not None:
             awake = None
             if self.selector is not None:
-                awake = self._awake(self.selector, past, v, following)
-            tones, following["modes"] = self.bank.step(
-                past["modes"], value, self._gates_now(x, v), awake
+                awake, chosen = self.selector.over_chunks(_chosen(past), values, grid)
+                following |= vars(chosen)
+            gates = None
+            if self.gates is not None:
+                gates = grid.cut(self.gates(x)).permute(0, 1, 3, 4, 5, 2)
+            kind, following["modes"] = resonate(
+                self.bank, grid, values, past["modes"], gates, awake
             )
+            kinds.append(kind)
+        y = None
+        if kinds:
+            y = grid.join(read(values, kinds).transpose(2, 3)).flatten(2)
+        if self.kernel is not None:
+            filtered = overlap_save(past["recent values"].to(v.dtype), v, self.kernel())
+            y = filtered if y is None else y + filtered
+            following["recent values"] = packing.after(past["recent values"], v)
+        assert y is not None
+        y = packing.unpack(self._project_out(y, z, x.dtype))
+        return y, tuple(following[slot.name] for slot in self.layout())
+
+    def _step(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
+        """One token by the recurrences themselves."""
+        past = self._named(x, state)
+        recent = torch.cat([past["recent inputs"], x], 1)
+        v, streams, z = self._project(recent)
+        value = v[:, 0].unflatten(-1, (self.heads, -1))
+        following = {"positions": past["positions"] + 1, "recent inputs": recent[:, 1:]}
+        y: Tensor | None = None
+        if self.memory is not None:
+            y, following["memory"] = self.memory.step(streams, value, past["memory"])
+        if self.bank is not None:
+            awake = gates = None
+            if self.selector is not None:
+                awake, chosen = self.selector.step(
+                    _chosen(past), past["positions"], v, self.chunk
+                )
+                following |= vars(chosen)
+            if self.gates is not None:
+                gates = self.gates(x)[:, 0, :, self.bank.band()]
+            tones, following["modes"] = self.bank.step(past["modes"], value, gates, awake)
             y = tones.to(v.dtype) if y is None else y + tones.to(v.dtype)
         flat = None if y is None else y.flatten(1)[:, None]
         if self.kernel is not None:
             joined = torch.cat([past["recent values"], v], 1)
-            following["recent values"] = joined[:, 1:]
             filtered = (joined * self.kernel().flip(0)).sum(1, keepdim=True)
             flat = filtered if flat is None else flat + filtered
+            following["recent values"] = joined[:, 1:]
         assert flat is not None
-        y = self._project_out(flat, plain[0], x.dtype)
+        y = self._project_out(flat, z, x.dtype)
         if mask is not None:
             y = y * mask[..., None]
             for name, tensor in following.items():
@@ -339,38 +206,44 @@ class SpectralMixer(SequenceMixer):
                 following[name] = torch.where(real, tensor, past[name])
         return y, tuple(following[slot.name] for slot in self.layout())
 
-    def _gates_now(self, x: Tensor, v: Tensor) -> Tensor | None:
-        """Conjugated gates of one token for every mode: (batch, heads, modes, 2)."""
-        if self.gates is None:
-            return None
-        assert self.bank is not None
-        return self.gates(x)[:, 0, :, self.bank.band()]
+    def _named(self, x: Tensor, state: State | None) -> dict[str, Tensor]:
+        if state is None:
+            state = self.initial_state(len(x), dtype=_arithmetic(x.dtype), device=x.device)
+        return {slot.name: tensor for slot, tensor in zip(self.layout(), state, strict=True)}
 
-    def _awake(
-        self,
-        selector: ModeSelector,
-        past: dict[str, Tensor],
-        v: Tensor,
-        following: dict[str, Tensor],
-    ) -> Tensor:
-        """Modes awake for this token, chosen anew in the rows where it begins a chunk."""
-        place = past["positions"] % self.chunk
-        begins, ends = place == 0, place == self.chunk - 1
-        awake = past["awake"].to(v.dtype)
-        if torch.compiler.is_compiling() or bool(begins.any()):
-            slots, weights = selector(past["past chunks"].to(v.dtype)[:, None])
-            chosen = torch.zeros_like(awake).scatter(2, slots[:, 0], weights[:, 0])
-            awake = torch.where(begins[:, None, None], chosen, awake)
-        following["awake"] = awake.detach()
-        total = past["this chunk"] + v
-        shifted = torch.cat([past["past chunks"][:, 1:], total / self.chunk], 1)
-        full = ends[:, None, None]
-        following["past chunks"] = torch.where(full, shifted, past["past chunks"])
-        following["this chunk"] = total.masked_fill(full, 0)
-        return awake
+    def _project(self, x: Tensor) -> tuple[Tensor, Streams, Tensor]:
+        """(batch, conv_width - 1 + time, dim) -> v, (q, k, decay, write) and z of the last `time`
+        tokens. Half precision ends here: transforms and long sums cannot be done in it."""
+        earlier = len(self.conv) - 1
+        projected = self.project_in(x.to(self.project_in.weight.dtype))
+        projected = projected.to(_arithmetic(x.dtype))
+        mixed, plain = projected.split([sum(self.mixed), sum(self.plain)], -1)
+        mixed = direct(mixed, self.conv.to(mixed.dtype))
+        v, q, k = mixed.split(self.mixed, -1)
+        z, decay, write = plain[:, earlier:].split(self.plain, -1)
+        return v, (q, k, decay, write), z
+
+    def _project_out(self, y: Tensor, z: Tensor, dtype: torch.dtype) -> Tensor:
+        """Every head's output at unit power, times silu(z), through W_out."""
+        heads = y.unflatten(-1, (self.heads, -1))
+        power = torch.linalg.vector_norm(heads, dim=-1, keepdim=True) * self.width**-0.5
+        y = (heads / (power + POWER_FLOOR)).flatten(-2) * nn.functional.silu(z)
+        return self.project_out(y.to(dtype))
+
+    def cost(self, batch: int, length: int, *, past: int = 0) -> Cost:
+        tokens, earlier = batch * length, len(self.conv) - 1
+        step = past > 0 and length == 1
+        inner = sum(self.mixed) + sum(self.plain)
+        parts = [
+            cost.linear("in", tokens + batch * earlier, self.dim, inner, bias=False),
+            direct_cost("short convolution", tokens, len(self.conv), sum(self.mixed)),
+        ]
+        del step
+        return Cost.total(self.component, *parts)
 
 
-    def cost(self, batch, length, *, past=0): return Cost(name=self.component)
+def _chosen(past: dict[str, Tensor]) -> Past:
+    return Past(past["means"], past["running"], past["awake"])
 
 
 def _arithmetic(dtype: torch.dtype) -> torch.dtype:
