@@ -253,8 +253,3 @@ def real_fft(name: str, rows: int, length: int) -> Cost:
         macs=flops // 2,
         activations=2 * rows * length,
     )
-
-
-def complex_product(name: str, numbers: int) -> Cost:
-    """Complex times complex: four products and two sums."""
-    return elementwise(name, numbers, forward=6, macs=4)

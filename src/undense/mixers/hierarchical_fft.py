@@ -34,7 +34,9 @@ class HierarchicalFFT(SpectralMixer):
             if self.taps < 2:
                 raise UndenseError(f"hierarchical_fft: taps={self.taps} must be at least 2")
             if self.features is not None and self.features < 0:
-                raise UndenseError(f"hierarchical_fft: features={self.features} must not be negative")
+                raise UndenseError(
+                    f"hierarchical_fft: features={self.features} must not be negative"
+                )
 
     config: Config
 

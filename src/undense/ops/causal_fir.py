@@ -67,7 +67,7 @@ def overlap_save_cost(name: str, batch: int, time: int, taps: int, channels: int
         name,
         cost.real_fft("kernel to response", channels, frame),
         cost.real_fft("frames to spectra", frames, frame),
-        cost.complex_product("response", frames * bins),
+        cost.elementwise("response", frames * bins, forward=6, macs=4),
         cost.real_fft("spectra to frames", frames, frame),
     )
 
@@ -104,7 +104,7 @@ class BandedKernel(nn.Module):
         return Cost.total(
             name,
             cost.real_fft("analysis", self.channels, self.taps),
-            cost.elementwise("band scales", 2 * bins),
+            cost.elementwise("band scales", bins, forward=2),
             cost.real_fft("synthesis", self.channels, self.taps),
             window_cost("window", self.taps),
             cost.elementwise("windowing", numbers),
@@ -113,4 +113,4 @@ class BandedKernel(nn.Module):
 
 def window_cost(name: str, length: int) -> Cost:
     """Softmax of three numbers, the floor, and the mix of three shapes."""
-    return cost.elementwise(name, 1, forward=5 * 3 + 3 + 3 + 3 + 6 * length)
+    return cost.elementwise(name, 1, forward=5 * 3 + 3 + 3 + 3 + 6 * length, macs=3 * length)

@@ -83,7 +83,9 @@ class ContentMemory(nn.Module):
         decay = torch.sigmoid(decay + self.decay_bias) * -FASTEST
         return lengths[0].reciprocal(), strength / lengths[1], decay
 
-    def chunks_cost(self, name: str, batch: int, time: int, chunks: int, chunk: int, w: int) -> Cost:
+    def chunks_cost(
+        self, name: str, batch: int, time: int, chunks: int, chunk: int, w: int
+    ) -> Cost:
         rows, slots = batch * time * self.heads, batch * chunks * chunk * self.heads
         numbers = batch * chunks * self.heads * self.features * w
         return Cost.total(
@@ -111,7 +113,9 @@ class ContentMemory(nn.Module):
         return Cost.total(
             "scales",
             cost.elementwise("lengths", 2 * rows * self.features, forward=2, macs=1),
-            cost.elementwise("strengths and decays", rows, forward=4 + 5 + 6, macs=5),
+            cost.elementwise(
+                "strengths and decays", rows, forward=2 + 2 + (1 + 4) + (1 + 4 + 1), macs=5
+            ),
         )
 
 

@@ -101,14 +101,38 @@ class ModalBank(nn.Module):
         )
 
     def tables_cost(self, name: str, chunk: int) -> Cost:
-        """Rates four times (sigmoid, product, sum; remainder), the size and the turn of each power,
-        the complex gains and their conjugate."""
+        """Four sets of powers, the complex gains and their conjugate."""
         modes = self.heads * self.modes
-        rates = 4 * (4 + 1 + 1 + 1)
-        power = 1 + 1 + 1 + 1 + 1 + 2  # size: product, exp; turn: product, cos, sin; two products
-        powers = 3 * chunk + 1
-        return cost.elementwise(
-            name, modes, forward=rates + 4 + powers * power + (6 + 1) * chunk, macs=powers * power
+        parts = [self.powers_cost("powers", chunk)] * 3
+        parts.append(self.powers_cost("turn", 1))
+        parts.append(cost.elementwise("gains", modes * chunk, forward=6 + 1, macs=4))
+        return Cost.total(name, *parts)
+
+    def powers_cost(self, name: str, exponents: int) -> Cost:
+        """Rates (sigmoid, product, sum; remainder; negated), then for each power its size (product,
+        exp), its turn (product, cos, sin) and two products."""
+        modes = self.heads * self.modes
+        return cost.elementwise(name, modes, forward=4 + 1 + 1 + 1 + 1 + 7 * exponents)
+
+    def wound_back_cost(self, name: str, batch: int, width: int) -> Cost:
+        """Powers for each row, and a complex product for each number of the state."""
+        numbers = batch * self.heads * self.modes * width
+        return Cost.total(
+            name,
+            self.powers_cost("powers", batch),
+            cost.elementwise("product", numbers, forward=6, macs=4),
+        )
+
+    def step_cost(self, name: str, batch: int, width: int, *, gated: bool, chosen: bool) -> Cost:
+        modes = self.heads * self.modes
+        numbers = batch * modes * width
+        each = 1 + 6 + 4  # add the source, turn, read two multiply-adds
+        weights = batch * modes * (6 * gated + 2 * chosen)
+        return Cost.total(
+            name,
+            cost.elementwise("state", numbers, forward=each + chosen, macs=6),
+            cost.elementwise("weights", 1, forward=modes + weights),
+            self.powers_cost("powers", 1),
         )
 
     def wound_back(self, state: Tensor, tokens: Tensor) -> Tensor:

@@ -79,9 +79,17 @@ def resonate(
 
 
 def resonate_cost(
-    bank: ModalBank, batch: int, chunks: int, chunk: int, width: int, *, most: int | None, gated: bool
+    bank: ModalBank,
+    batch: int,
+    chunks: int,
+    chunk: int,
+    width: int,
+    *,
+    most: int | None,
+    gated: bool,
+    wound_back: int,
 ) -> Cost:
-    """`most`: slots of a selection, None without one."""
+    """`most`: slots of a selection, None without one. `wound_back`: how often a state is."""
     heads, awake = bank.heads, bank.modes if most is None else most
     rows = batch * chunks * heads
     powers = rows * awake * 2 * chunk
@@ -102,6 +110,7 @@ def resonate_cost(
         cost.elementwise("signs", heads * bank.modes),
         cost.elementwise("carry", all_modes, forward=4, macs=2),
     ]
+    parts += [bank.wound_back_cost("wound back", batch, width)] * wound_back
     return Cost.total("modes", *parts)
 
 

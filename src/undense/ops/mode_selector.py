@@ -109,9 +109,7 @@ class ModeSelector(nn.Module):
         )
         return Awake(slots, weights), following
 
-    def step(
-        self, past: Past, positions: Tensor, value: Tensor, chunk: int
-    ) -> tuple[Tensor, Past]:
+    def step(self, past: Past, positions: Tensor, value: Tensor, chunk: int) -> tuple[Tensor, Past]:
         """One token, `value` (batch, 1, dim): the modes awake (batch, heads, modes), chosen anew in
         the rows where it begins a chunk."""
         begins = positions % chunk == 0
@@ -151,7 +149,7 @@ class ModeSelector(nn.Module):
         return scores, self.modes * share[..., None]
 
     def cost(self, name: str, chunks: int, dim: int) -> Cost:
-        """Without what only training adds."""
+        """Of the choice, without what only training adds."""
         hidden = self.scorers[0][0].out_features  # type: ignore[index]
         numbers = chunks * self.heads * self.modes
         parts = []
@@ -174,13 +172,28 @@ class ModeSelector(nn.Module):
             cost.elementwise("context features", 2 * numbers * CONTEXT),
             cost.elementwise("context scores", mix, forward=2 * CONTEXT + 1 + 5, macs=CONTEXT),
             cost.elementwise("context", mix, forward=2, macs=1),
-            cost.elementwise("pattern waves", self.modes * PATTERNS, forward=3),
             cost.elementwise("place", self.modes),
+            cost.elementwise("pattern waves", self.modes * PATTERNS, forward=3),
             cost.linear("pattern", self.heads, PATTERNS, self.modes, bias=False, trainable=False),
-            cost.elementwise("sums", 2 * numbers),
+            cost.elementwise("sums", 2 * numbers, macs=0),
             cost.linear("budget", chunks, dim, self.heads, bias=True),
             cost.elementwise("share", chunks * self.heads, forward=4 + 1 + 1 + 1),
             cost.elementwise("best", numbers),
-            cost.elementwise("kept", chunks * self.heads, forward=1 + 2),
+            cost.elementwise("kept", chunks * self.heads, forward=1 + 2 + self.most),
         ]
         return Cost.total(name, *parts)
+
+    def over_chunks_cost(self, name: str, batch: int, chunks: int, chunk: int, dim: int) -> Cost:
+        """Sums and means of the chunks, the choice, and the running sum."""
+        numbers = batch * chunks * dim
+        return Cost.total(
+            name,
+            cost.elementwise("means", numbers, forward=chunk + 1, macs=1),
+            cost.elementwise("running", batch * dim, forward=2),
+            self.cost("choice", batch * chunks, dim),
+        )
+
+    def step_cost(self, name: str, batch: int, dim: int, *, begins: bool) -> Cost:
+        """`begins`: the token is the first of a chunk, for which the choice is made."""
+        running = cost.elementwise("running", batch * dim, forward=2, macs=1)
+        return Cost.total(name, running, *([self.cost("choice", batch, dim)] if begins else []))

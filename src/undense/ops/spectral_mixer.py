@@ -17,11 +17,17 @@ from undense.cost import Cost
 from undense.errors import UndenseError
 from undense.mixing import POSITIONS, MixerConfig, SequenceMixer, Slot, State, require_finite
 from undense.ops.band_gates import BandGates
-from undense.ops.causal_fir import BandedKernel, direct, direct_cost, overlap_save
-from undense.ops.chunk_scan import Features, read
+from undense.ops.causal_fir import (
+    BandedKernel,
+    direct,
+    direct_cost,
+    overlap_save,
+    overlap_save_cost,
+)
+from undense.ops.chunk_scan import Features, read, read_cost
 from undense.ops.content_memory import ContentMemory
 from undense.ops.modal_bank import LONGEST_CHUNK, ModalBank
-from undense.ops.modal_chunks import resonate
+from undense.ops.modal_chunks import resonate, resonate_cost
 from undense.ops.mode_selector import HISTORY, ModeSelector, Past
 from undense.ops.padding import Grid, Packing
 from undense.registry import Config
@@ -29,7 +35,7 @@ from undense.registry import Config
 Streams = tuple[Tensor, Tensor, Tensor, Tensor]
 POWER_FLOOR = 1e-3  # under the outputs' root mean square, so that silence stays silent
 # Tokens of one pass without gradients: what lies between two layers then stays in the cache.
-SEGMENT = 4096
+SEGMENT = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +71,9 @@ class SpectralMixer(SequenceMixer):
         super().__init__(dim, config)
         name, heads = self.component, config.heads
         if heads < 1 or heads > dim or dim % heads:
-            raise UndenseError(f"{name}: heads={heads} must divide dim={dim}, at most one a feature")
+            raise UndenseError(
+                f"{name}: heads={heads} must divide dim={dim}, at most one a feature"
+            )
         if not 2 <= config.chunk <= LONGEST_CHUNK:
             raise UndenseError(f"{name}: chunk={config.chunk} must be 2 to {LONGEST_CHUNK} tokens")
         if config.conv_width < 1:
@@ -183,9 +191,7 @@ class SpectralMixer(SequenceMixer):
         if self.bank is not None:
             awake = gates = None
             if self.selector is not None:
-                awake, chosen = self.selector.step(
-                    _chosen(past), past["positions"], v, self.chunk
-                )
+                awake, chosen = self.selector.step(_chosen(past), past["positions"], v, self.chunk)
                 following |= vars(chosen)
             if self.gates is not None:
                 gates = self.gates(x)[:, 0, :, self.bank.band()]
@@ -231,15 +237,108 @@ class SpectralMixer(SequenceMixer):
         return self.project_out(y.to(dtype))
 
     def cost(self, batch: int, length: int, *, past: int = 0) -> Cost:
-        tokens, earlier = batch * length, len(self.conv) - 1
-        step = past > 0 and length == 1
-        inner = sum(self.mixed) + sum(self.plain)
+        """Forward only, as it runs without gradients and outside training. Its backward is 0 here:
+        `undense.count_flops` counts it."""
+        if past > 0 and length == 1:
+            return Cost.total(self.component, *self._step_costs(batch, past))
+        stretches = range(0, length, SEGMENT)
         parts = [
+            Cost.total(
+                f"from token {start}",
+                *self._stretch_costs(batch, min(SEGMENT, length - start), later=past > 0),
+            )
+            for start in stretches
+        ]
+        return Cost.total(self.component, *parts)
+
+    def _stretch_costs(self, batch: int, time: int, *, later: bool) -> list[Cost]:
+        """`later`: rows may begin inside a chunk, which is what a call with a state must assume."""
+        chunks = -(-(time + (self.chunk - 1 if later else 0)) // self.chunk)
+        features: list[int] = []
+        parts = self._around_costs(batch, time)
+        rows = batch * chunks * self.heads
+        if self.memory is not None:
+            features.append(self.memory.features)
+            parts.append(
+                self.memory.chunks_cost("memory", batch, time, chunks, self.chunk, self.width)
+            )
+        most = None
+        if self.selector is not None:
+            most = self.selector.most
+            parts.append(
+                self.selector.over_chunks_cost("selector", batch, chunks, self.chunk, self.dim)
+            )
+        if self.gates is not None:
+            parts.append(self.gates.cost("gates", batch * time, self.dim))
+        if self.bank is not None:
+            features.append(2 * (most or self.bank.modes))
+            wound = later + (later or time % self.chunk > 0)
+            parts.append(
+                resonate_cost(
+                    self.bank,
+                    batch,
+                    chunks,
+                    self.chunk,
+                    self.width,
+                    most=most,
+                    gated=self.gates is not None,
+                    wound_back=wound,
+                )
+            )
+        if features:
+            parts.append(read_cost("read", rows, self.chunk, self.width, features))
+        if self.kernel is not None:
+            taps = self.kernel.taps
+            parts.append(self.kernel.cost("kernel"))
+            parts.append(overlap_save_cost("filter", batch, time, taps, self.dim))
+            if features:
+                parts.append(cost.add("sum", batch * time * self.dim))
+        return parts
+
+    def _step_costs(self, batch: int, past: int) -> list[Cost]:
+        numbers = batch * self.dim
+        parts = self._around_costs(batch, 1)
+        if self.memory is not None:
+            parts.append(self.memory.step_cost("memory", batch, self.width))
+        if self.selector is not None:
+            begins = past % self.chunk == 0
+            parts.append(self.selector.step_cost("selector", batch, self.dim, begins=begins))
+        if self.gates is not None:
+            parts.append(self.gates.cost("gates", batch, self.dim))
+        if self.bank is not None:
+            parts.append(
+                self.bank.step_cost(
+                    "modes",
+                    batch,
+                    self.width,
+                    gated=self.gates is not None,
+                    chosen=self.selector is not None,
+                )
+            )
+        both = self.memory is not None and self.bank is not None
+        if self.kernel is not None:
+            taps = self.kernel.taps
+            parts.append(self.kernel.cost("kernel"))
+            parts.append(cost.elementwise("filter", numbers * taps, forward=2, macs=1))
+            both = both + (self.memory is not None or self.bank is not None)
+        parts.append(cost.add("sums", numbers * both))
+        return parts
+
+    def _around_costs(self, batch: int, time: int) -> list[Cost]:
+        """The projections, the short convolution, and the gate of the output."""
+        tokens, earlier = batch * time, len(self.conv) - 1
+        inner = sum(self.mixed) + sum(self.plain)
+        numbers = tokens * self.dim
+        return [
             cost.linear("in", tokens + batch * earlier, self.dim, inner, bias=False),
             direct_cost("short convolution", tokens, len(self.conv), sum(self.mixed)),
+            cost.elementwise("power", numbers, forward=2, macs=1),
+            cost.elementwise("power floor", tokens * self.heads, forward=2),
+            cost.elementwise("unit power", numbers),
+            cost.activation("silu", numbers, "silu"),
+            cost.product("gate", numbers),
+            cost.linear("out", tokens, self.dim, self.dim, bias=False),
         ]
-        del step
-        return Cost.total(self.component, *parts)
 
 
 def _chosen(past: dict[str, Tensor]) -> Past:
