@@ -46,7 +46,8 @@ class AdaptiveFrequencySelector(SpectralMixer):
     config: Config
 
     @classmethod
-    def parts(cls, dim: int, heads: int, config: Config) -> SpectralParts:
+    def parts(cls, dim: int, heads: int, config: Config, *, causal: bool) -> SpectralParts:
+        del causal  # the modes run both ways where it is not
         assert isinstance(config, AdaptiveFrequencySelector.Config)
         selector = ModeSelector(
             dim, heads, config.modes, low=config.low, high=config.high, method=config.method

@@ -46,7 +46,8 @@ class AdvancedSpectralGating(SpectralMixer):
     config: Config
 
     @classmethod
-    def parts(cls, dim: int, heads: int, config: Config) -> SpectralParts:
+    def parts(cls, dim: int, heads: int, config: Config, *, causal: bool) -> SpectralParts:
+        del causal  # the modes run both ways where it is not
         assert isinstance(config, AdvancedSpectralGating.Config)
         gates = BandGates(
             dim,

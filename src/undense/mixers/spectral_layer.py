@@ -11,14 +11,14 @@ from undense.ops.spectral_mixer import SpectralMixer, SpectralMixerConfig, Spect
 from undense.registry import Config
 
 
-def _parts(dim: int, heads: int, config: Config) -> SpectralParts:
+def _parts(dim: int, heads: int, config: Config, causal: bool) -> SpectralParts:
     cls = mixer_class(config.component)
     if not issubclass(cls, SpectralMixer):
         raise UndenseError(
             f"spectral_layer: {config.component!r} has no parts to share; use hierarchical_fft,"
             " spectral_gating and frequency_selector"
         )
-    return cls.parts(dim, heads, config)
+    return cls.parts(dim, heads, config, causal=causal)
 
 
 @register("spectral_layer")
@@ -49,18 +49,19 @@ class SpectralLayer(SpectralMixer):
     config: Config
 
     @classmethod
-    def parts(cls, dim: int, heads: int, config: Config) -> SpectralParts:
+    def parts(cls, dim: int, heads: int, config: Config, *, causal: bool) -> SpectralParts:
         assert isinstance(config, SpectralLayer.Config)
         children = (config.hierarchical, config.gating, config.selector)
         wide, gated, chosen = (
-            SpectralParts() if child is None else _parts(dim, heads, child) for child in children
+            SpectralParts() if child is None else _parts(dim, heads, child, causal)
+            for child in children
         )
-        if gated.bank is not None and chosen.bank is not None:
-            if gated.bank.modes != chosen.bank.modes:
-                raise UndenseError(
-                    f"spectral_layer: gating.modes={gated.bank.modes} and selector.modes="
-                    f"{chosen.bank.modes} are one bank and must be equal"
-                )
+        banks = {bank.modes for bank in (gated.bank, chosen.bank) if bank is not None}
+        if len(banks) > 1:
+            raise UndenseError(
+                f"spectral_layer: gating and selector have {sorted(banks)} modes, but they share"
+                " one bank; give both the same `modes`"
+            )
         return SpectralParts(
             kernel=wide.kernel,
             memory=wide.memory,

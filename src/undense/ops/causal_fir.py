@@ -41,7 +41,8 @@ def frame_of(taps: int) -> int:
 
 
 def overlap_save(before: Tensor, x: Tensor, kernel: Tensor) -> Tensor:
-    """`before` (batch, taps - 1, channels), `x` (batch, time, channels), as `direct`, by real transforms of frames of which the first taps - 1 samples are dropped.
+    """As `direct`, of `before` (batch, taps - 1, channels) and `x` (batch, time, channels), by real
+    transforms of frames of which the first taps - 1 samples are dropped.
 
     Source: Oppenheim & Schafer, Discrete-Time Signal Processing, overlap-save. O(log taps) a token.
     """

@@ -47,6 +47,11 @@ class Packing:
         moved = torch.take_along_dim(x, self.order[..., None], 1)
         return moved.masked_fill(~real[..., None], 0)
 
+    def only_real(self, x: Tensor) -> Tensor:
+        """Packed rows with zeros behind their real tokens."""
+        real = self.real(x.device)
+        return x if real is None else x.masked_fill(~real[..., None], 0)
+
     def unpack(self, x: Tensor) -> Tensor:
         """Back to where the tokens came from, zeros elsewhere."""
         if self.order is None:

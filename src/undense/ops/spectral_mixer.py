@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from undense import cost
 from undense.cost import Cost
 from undense.errors import UndenseError
 from undense.mixing import POSITIONS, MixerConfig, SequenceMixer, Slot, State, require_finite
@@ -24,12 +23,14 @@ from undense.ops.causal_fir import (
     overlap_save,
     overlap_save_cost,
 )
-from undense.ops.chunk_scan import Features, read, read_cost
+from undense.ops.chunk_scan import Features, read
 from undense.ops.content_memory import ContentMemory
 from undense.ops.modal_bank import LONGEST_CHUNK, ModalBank
-from undense.ops.modal_chunks import resonate, resonate_cost
+from undense.ops.modal_chunks import resonate
 from undense.ops.mode_selector import HISTORY, ModeSelector, Past
+from undense.ops.overlap_add import OverlapAddFilter
 from undense.ops.padding import Grid, Packing
+from undense.ops.spectral_parts import Sizes, SpectralCost, SpectralParts
 from undense.registry import Config
 
 Streams = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -46,17 +47,6 @@ class SpectralMixerConfig(MixerConfig):
     heads: int = 4
     chunk: int = 64
     conv_width: int = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpectralParts:
-    """What a spectral mixer is made of; None where it has no such part."""
-
-    kernel: BandedKernel | None = None
-    memory: ContentMemory | None = None
-    bank: ModalBank | None = None
-    gates: BandGates | None = None
-    selector: ModeSelector | None = None
 
 
 class SpectralMixer(SequenceMixer):
@@ -79,7 +69,7 @@ class SpectralMixer(SequenceMixer):
         if config.conv_width < 1:
             raise UndenseError(f"{name}: conv_width={config.conv_width} must be at least 1")
         self.heads, self.chunk, self.width = heads, config.chunk, dim // heads
-        parts = self.parts(dim, heads, config)
+        parts = self.parts(dim, heads, config, causal=config.causal)
         self.kernel, self.memory, self.bank = parts.kernel, parts.memory, parts.bank
         self.gates, self.selector = parts.gates, parts.selector
         features = heads * self.memory.features if self.memory else 0
@@ -93,12 +83,15 @@ class SpectralMixer(SequenceMixer):
 
     @classmethod
     @abstractmethod
-    def parts(cls, dim: int, heads: int, config: Config) -> SpectralParts:
+    def parts(cls, dim: int, heads: int, config: Config, *, causal: bool) -> SpectralParts:
         """Fresh parts for a mixer of this width and number of heads."""
 
     def layout(self) -> tuple[Slot, ...]:
+        return self._slots() if self.config.causal else ()
+
+    def _slots(self) -> tuple[Slot, ...]:
         slots = [POSITIONS, Slot("recent inputs", (len(self.conv) - 1, self.dim))]
-        if self.kernel is not None:
+        if isinstance(self.kernel, BandedKernel):
             slots.append(Slot("recent values", (self.kernel.taps - 1, self.dim)))
         if self.memory is not None:
             slots.append(Slot("memory", (self.heads, self.memory.features, self.width)))
@@ -118,6 +111,8 @@ class SpectralMixer(SequenceMixer):
         self, x: Tensor, state: State | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, State]:
         self.check(x, state, mask)
+        if not self.config.causal:
+            return self._both_ways(x, mask), ()
         if state is not None and x.shape[1] == 1:
             y, state = self._step(x, state, mask)
         elif x.shape[1] > SEGMENT and not torch.is_grad_enabled():
@@ -137,20 +132,62 @@ class SpectralMixer(SequenceMixer):
         self, x: Tensor, state: State | None, mask: Tensor | None, aligned: bool
     ) -> tuple[Tensor, State]:
         """Any number of tokens in chunks. `aligned`: every row begins at a chunk's first token."""
-        batch, time, _ = x.shape
+        time = x.shape[1]
         past = self._named(x, state)
         packing = Packing.of(time, mask)
         grid = Grid.of(packing, self.chunk, None if aligned else past["positions"])
         x = packing.pack(x)
         v, streams, z = self._project(torch.cat([past["recent inputs"], x], 1))
-        real = packing.real(x.device)
-        if real is not None:
-            v = v.masked_fill(~real[..., None], 0)
-        values = grid.heads(v, self.heads)
+        v = packing.only_real(v)
         following = {
             "positions": past["positions"] + (time if mask is None else mask.sum(1)),
             "recent inputs": packing.after(past["recent inputs"], x),
         }
+        y = self._recur(x, v, streams, past, grid, following)
+        if self.kernel is not None:
+            assert isinstance(self.kernel, BandedKernel)  # as every causal mixer's
+            filtered = overlap_save(past["recent values"].to(v.dtype), v, self.kernel())
+            y = filtered if y is None else y + filtered
+            following["recent values"] = packing.after(past["recent values"], v)
+        assert y is not None
+        y = packing.unpack(self._project_out(y, z, x.dtype))
+        return y, tuple(following[slot.name] for slot in self.layout())
+
+    def _both_ways(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Not causal: the recurrences run over the tokens and over the reversed tokens, and the
+        filter works on overlapping frames."""
+        packing = Packing.of(x.shape[1], mask)
+        grid = Grid.of(packing, self.chunk, None)
+        x = packing.pack(x)
+        silence = x.new_zeros(len(x), len(self.conv) - 1, self.dim)
+        v, streams, z = self._project(torch.cat([silence, x], 1))
+        v = packing.only_real(v)
+        start = self._start(x)
+        y = self._recur(x, v, streams, start, grid, {})
+        if y is not None:
+            back = [packing.reversed(part) for part in (x, v, *streams)]
+            streams = (back[2], back[3], back[4], back[5])
+            reverse = self._recur(back[0], back[1], streams, start, grid, {})
+            assert reverse is not None
+            y = y + packing.reversed(reverse)
+        if self.kernel is not None:
+            assert isinstance(self.kernel, OverlapAddFilter)
+            filtered = self.kernel(v)
+            y = filtered if y is None else y + filtered
+        assert y is not None
+        return packing.unpack(self._project_out(y, z, x.dtype))
+
+    def _recur(
+        self,
+        x: Tensor,
+        v: Tensor,
+        streams: Streams,
+        past: dict[str, Tensor],
+        grid: Grid,
+        following: dict[str, Tensor],
+    ) -> Tensor | None:
+        """What memory and modes say about packed tokens; their state goes into `following`."""
+        values = grid.heads(v, self.heads)
         kinds: list[Features] = []
         if self.memory is not None:
             kind, following["memory"] = self.memory.chunks(streams, grid, values, past["memory"])
@@ -167,16 +204,9 @@ class SpectralMixer(SequenceMixer):
                 self.bank, grid, values, past["modes"], gates, awake
             )
             kinds.append(kind)
-        y = None
-        if kinds:
-            y = grid.join(read(values, kinds).transpose(2, 3)).flatten(2)
-        if self.kernel is not None:
-            filtered = overlap_save(past["recent values"].to(v.dtype), v, self.kernel())
-            y = filtered if y is None else y + filtered
-            following["recent values"] = packing.after(past["recent values"], v)
-        assert y is not None
-        y = packing.unpack(self._project_out(y, z, x.dtype))
-        return y, tuple(following[slot.name] for slot in self.layout())
+        if not kinds:
+            return None
+        return grid.join(read(values, kinds).transpose(2, 3)).flatten(2)
 
     def _step(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
         """One token by the recurrences themselves."""
@@ -198,7 +228,7 @@ class SpectralMixer(SequenceMixer):
             tones, following["modes"] = self.bank.step(past["modes"], value, gates, awake)
             y = tones.to(v.dtype) if y is None else y + tones.to(v.dtype)
         flat = None if y is None else y.flatten(1)[:, None]
-        if self.kernel is not None:
+        if isinstance(self.kernel, BandedKernel):
             joined = torch.cat([past["recent values"], v], 1)
             filtered = (joined * self.kernel().flip(0)).sum(1, keepdim=True)
             flat = filtered if flat is None else flat + filtered
@@ -214,8 +244,16 @@ class SpectralMixer(SequenceMixer):
 
     def _named(self, x: Tensor, state: State | None) -> dict[str, Tensor]:
         if state is None:
-            state = self.initial_state(len(x), dtype=_arithmetic(x.dtype), device=x.device)
+            return self._start(x)
         return {slot.name: tensor for slot, tensor in zip(self.layout(), state, strict=True)}
+
+    def _start(self, x: Tensor) -> dict[str, Tensor]:
+        """The state before the first token, by name."""
+        dtype = _arithmetic(x.dtype)
+        return {
+            slot.name: x.new_zeros(len(x), *slot.shape, dtype=slot.dtype or dtype)
+            for slot in self._slots()
+        }
 
     def _project(self, x: Tensor) -> tuple[Tensor, Streams, Tensor]:
         """(batch, conv_width - 1 + time, dim) -> v, (q, k, decay, write) and z of the last `time`
@@ -239,106 +277,34 @@ class SpectralMixer(SequenceMixer):
     def cost(self, batch: int, length: int, *, past: int = 0) -> Cost:
         """Forward only, as it runs without gradients and outside training. Its backward is 0 here:
         `undense.count_flops` counts it."""
+        parts = SpectralParts(
+            kernel=self.kernel,
+            memory=self.memory,
+            bank=self.bank,
+            gates=self.gates,
+            selector=self.selector,
+        )
+        sizes = Sizes(
+            dim=self.dim,
+            heads=self.heads,
+            chunk=self.chunk,
+            conv=len(self.conv),
+            mixed=sum(self.mixed),
+            plain=sum(self.plain),
+        )
+        costs = SpectralCost(parts, sizes)
+        if not self.config.causal:
+            return Cost.total(self.component, *costs.both_ways(batch, length))
         if past > 0 and length == 1:
-            return Cost.total(self.component, *self._step_costs(batch, past))
-        stretches = range(0, length, SEGMENT)
-        parts = [
+            return Cost.total(self.component, *costs.step(batch, past))
+        stretches = [
             Cost.total(
                 f"from token {start}",
-                *self._stretch_costs(batch, min(SEGMENT, length - start), later=past > 0),
+                *costs.stretch(batch, min(SEGMENT, length - start), later=past > 0),
             )
-            for start in stretches
+            for start in range(0, length, SEGMENT)
         ]
-        return Cost.total(self.component, *parts)
-
-    def _stretch_costs(self, batch: int, time: int, *, later: bool) -> list[Cost]:
-        """`later`: rows may begin inside a chunk, which is what a call with a state must assume."""
-        chunks = -(-(time + (self.chunk - 1 if later else 0)) // self.chunk)
-        features: list[int] = []
-        parts = self._around_costs(batch, time)
-        rows = batch * chunks * self.heads
-        if self.memory is not None:
-            features.append(self.memory.features)
-            parts.append(
-                self.memory.chunks_cost("memory", batch, time, chunks, self.chunk, self.width)
-            )
-        most = None
-        if self.selector is not None:
-            most = self.selector.most
-            parts.append(
-                self.selector.over_chunks_cost("selector", batch, chunks, self.chunk, self.dim)
-            )
-        if self.gates is not None:
-            parts.append(self.gates.cost("gates", batch * time, self.dim))
-        if self.bank is not None:
-            features.append(2 * (most or self.bank.modes))
-            wound = later + (later or time % self.chunk > 0)
-            parts.append(
-                resonate_cost(
-                    self.bank,
-                    batch,
-                    chunks,
-                    self.chunk,
-                    self.width,
-                    most=most,
-                    gated=self.gates is not None,
-                    wound_back=wound,
-                )
-            )
-        if features:
-            parts.append(read_cost("read", rows, self.chunk, self.width, features))
-        if self.kernel is not None:
-            taps = self.kernel.taps
-            parts.append(self.kernel.cost("kernel"))
-            parts.append(overlap_save_cost("filter", batch, time, taps, self.dim))
-            if features:
-                parts.append(cost.add("sum", batch * time * self.dim))
-        return parts
-
-    def _step_costs(self, batch: int, past: int) -> list[Cost]:
-        numbers = batch * self.dim
-        parts = self._around_costs(batch, 1)
-        if self.memory is not None:
-            parts.append(self.memory.step_cost("memory", batch, self.width))
-        if self.selector is not None:
-            begins = past % self.chunk == 0
-            parts.append(self.selector.step_cost("selector", batch, self.dim, begins=begins))
-        if self.gates is not None:
-            parts.append(self.gates.cost("gates", batch, self.dim))
-        if self.bank is not None:
-            parts.append(
-                self.bank.step_cost(
-                    "modes",
-                    batch,
-                    self.width,
-                    gated=self.gates is not None,
-                    chosen=self.selector is not None,
-                )
-            )
-        both = self.memory is not None and self.bank is not None
-        if self.kernel is not None:
-            taps = self.kernel.taps
-            parts.append(self.kernel.cost("kernel"))
-            parts.append(cost.elementwise("filter", numbers * taps, forward=2, macs=1))
-            both = both + (self.memory is not None or self.bank is not None)
-        parts.append(cost.add("sums", numbers * both))
-        return parts
-
-    def _around_costs(self, batch: int, time: int) -> list[Cost]:
-        """The projections, the short convolution, and the gate of the output."""
-        tokens, earlier = batch * time, len(self.conv) - 1
-        inner = sum(self.mixed) + sum(self.plain)
-        numbers = tokens * self.dim
-        return [
-            cost.linear("in", tokens + batch * earlier, self.dim, inner, bias=False),
-            direct_cost("short convolution", tokens, len(self.conv), sum(self.mixed)),
-            cost.elementwise("power", numbers, forward=2, macs=1),
-            cost.elementwise("power floor", tokens * self.heads, forward=2),
-            cost.elementwise("unit power", numbers),
-            cost.activation("silu", numbers, "silu"),
-            cost.product("gate", numbers),
-            cost.linear("out", tokens, self.dim, self.dim, bias=False),
-        ]
+        return Cost.total(self.component, *stretches)
 
 
 def _chosen(past: dict[str, Tensor]) -> Past:
