@@ -36,8 +36,9 @@ def direct_cost(name: str, tokens: int, taps: int, channels: int) -> Cost:
 
 
 def frame_of(taps: int) -> int:
-    """Length of the transforms: the power of two that leaves three quarters of a frame useful."""
-    return 1 << (4 * taps - 1).bit_length() if taps > 1 else 4
+    """Length of the transforms, a power of two of which at least half is useful. Longer frames
+    would spread rounding further back than a token reaches; shorter ones waste work."""
+    return max(256, 1 << (2 * taps - 1).bit_length())
 
 
 def overlap_save(before: Tensor, x: Tensor, kernel: Tensor) -> Tensor:

@@ -73,7 +73,8 @@ class ModeSelector(nn.Module):
         self.temperature = nn.Parameter(torch.zeros(heads, 1))
 
     def forward(self, past: Tensor) -> tuple[Tensor, Tensor]:
-        scores, budget = self.scores(past)
+        scores, budget = self.scores(past.to(self.norm.weight.dtype))
+        scores, budget = scores.to(past.dtype), budget.to(past.dtype)
         noisy = self.training and self.method == "gumbel"
         ranked = scores + gumbel_noise(scores) if noisy else scores
         floor = torch.arange(self.modes, device=scores.device) == self.modes - 1
@@ -102,10 +103,11 @@ class ModeSelector(nn.Module):
         now = done.clamp(max=chunks - 1)  # a row that ends with its chunk chooses at its next token
         kept = done + torch.arange(HISTORY, device=done.device)[:, None]
         mask = weights.new_zeros(*weights.shape[:3], self.modes).scatter(3, slots, weights.detach())
+        done_with = (ends % chunk == 0)[:, None, None]
         following = Past(
             means=torch.take_along_dim(means, kept, 1),
-            running=torch.take_along_dim(sums, now, 1) * (ends % chunk > 0)[:, None, None],
-            awake=torch.take_along_dim(mask, now[..., None], 1)[:, 0],
+            running=torch.take_along_dim(sums, now, 1).masked_fill(done_with, 0),
+            awake=torch.take_along_dim(mask, now[..., None], 1)[:, 0].masked_fill(done_with, 0),
         )
         return Awake(slots, weights), following
 
@@ -124,7 +126,7 @@ class ModeSelector(nn.Module):
         following = Past(
             means=torch.where(ends, shifted, past.means),
             running=running.masked_fill(ends, 0),
-            awake=awake.detach(),
+            awake=awake.detach().masked_fill(ends, 0),
         )
         return awake, following
 
@@ -142,7 +144,7 @@ class ModeSelector(nn.Module):
         keys = scores[..., None] * self.context_key
         mix = (queries @ keys.mT * CONTEXT**-0.5).softmax(-1)
         context = (mix @ scores[..., None])[..., 0]
-        place = torch.arange(self.modes, device=past.device) / self.modes
+        place = torch.arange(self.modes, device=past.device, dtype=past.dtype) / self.modes
         waves = torch.sin(place[:, None] * self.pattern_frequency + self.pattern_shift)
         scores = scores + context + self.pattern_weight @ waves.T
         share = self.low + (self.high - self.low) * self.budget(widest).sigmoid()
@@ -189,7 +191,7 @@ class ModeSelector(nn.Module):
         return Cost.total(
             name,
             cost.elementwise("means", numbers, forward=chunk + 1, macs=1),
-            cost.elementwise("running", batch * dim, forward=2),
+            cost.add("running", batch * dim),
             self.cost("choice", batch * chunks, dim),
         )
 

@@ -15,19 +15,15 @@ from torch import Tensor, nn
 from undense.cost import Cost
 from undense.errors import UndenseError
 from undense.mixing import POSITIONS, MixerConfig, SequenceMixer, Slot, State, require_finite
-from undense.ops.band_gates import BandGates
 from undense.ops.causal_fir import (
     BandedKernel,
     direct,
-    direct_cost,
     overlap_save,
-    overlap_save_cost,
 )
 from undense.ops.chunk_scan import Features, read
-from undense.ops.content_memory import ContentMemory
-from undense.ops.modal_bank import LONGEST_CHUNK, ModalBank
+from undense.ops.modal_bank import LONGEST_CHUNK
 from undense.ops.modal_chunks import resonate
-from undense.ops.mode_selector import HISTORY, ModeSelector, Past
+from undense.ops.mode_selector import HISTORY, Past
 from undense.ops.overlap_add import OverlapAddFilter
 from undense.ops.padding import Grid, Packing
 from undense.ops.spectral_parts import Sizes, SpectralCost, SpectralParts
@@ -56,6 +52,8 @@ class SpectralMixer(SequenceMixer):
     State: the inputs that filters still reach, the memory, the modes (fp64), and of a selector the
     means of past chunks.
     """
+
+    config: SpectralMixerConfig
 
     def __init__(self, dim: int, config: SpectralMixerConfig) -> None:
         super().__init__(dim, config)
