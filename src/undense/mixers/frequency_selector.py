@@ -43,8 +43,6 @@ class AdaptiveFrequencySelector(SpectralMixer):
                     f"frequency_selector: method={self.method!r} must be 'sigmoid' or 'gumbel'"
                 )
 
-    config: Config
-
     @classmethod
     def parts(cls, dim: int, heads: int, config: Config, *, causal: bool) -> SpectralParts:
         del causal  # the modes run both ways where it is not

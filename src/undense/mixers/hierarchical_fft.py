@@ -46,8 +46,6 @@ class HierarchicalFFT(SpectralMixer):
                     f"hierarchical_fft: features={self.features} must not be negative"
                 )
 
-    config: Config
-
     @classmethod
     def parts(cls, dim: int, heads: int, config: Config, *, causal: bool) -> SpectralParts:
         assert isinstance(config, HierarchicalFFT.Config)

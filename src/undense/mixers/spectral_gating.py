@@ -43,8 +43,6 @@ class AdvancedSpectralGating(SpectralMixer):
                         " below 1"
                     )
 
-    config: Config
-
     @classmethod
     def parts(cls, dim: int, heads: int, config: Config, *, causal: bool) -> SpectralParts:
         del causal  # the modes run both ways where it is not

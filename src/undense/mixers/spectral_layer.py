@@ -46,8 +46,6 @@ class SpectralLayer(SpectralMixer):
             if self.hierarchical is None and self.gating is None and self.selector is None:
                 raise UndenseError("spectral_layer: all three parts are None; keep one")
 
-    config: Config
-
     @classmethod
     def parts(cls, dim: int, heads: int, config: Config, *, causal: bool) -> SpectralParts:
         assert isinstance(config, SpectralLayer.Config)
