@@ -6,7 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("compiled.py", "components.py", "demo_seeds.py")
+SCRIPTS = (
+    "compiled.py",
+    "components.py",
+    "demo_seeds.py",
+    "frame_seams.py",
+    "mixers_speed.py",
+    "mqar.py",
+)
 
 
 def main() -> int:

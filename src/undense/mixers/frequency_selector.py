@@ -8,7 +8,8 @@ from undense.errors import UndenseError
 from undense.mixing import register
 from undense.ops.modal_bank import ModalBank
 from undense.ops.mode_selector import Method, ModeSelector
-from undense.ops.spectral_mixer import SpectralMixer, SpectralMixerConfig, SpectralParts
+from undense.ops.spectral_mixer import SpectralMixer
+from undense.ops.spectral_parts import SpectralMixerConfig, SpectralParts
 from undense.registry import Config
 
 

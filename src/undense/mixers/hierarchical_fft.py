@@ -10,7 +10,8 @@ from undense.mixing import register
 from undense.ops.causal_fir import BandedKernel
 from undense.ops.content_memory import ContentMemory
 from undense.ops.overlap_add import OverlapAddFilter
-from undense.ops.spectral_mixer import SpectralMixer, SpectralMixerConfig, SpectralParts
+from undense.ops.spectral_mixer import SpectralMixer
+from undense.ops.spectral_parts import SpectralMixerConfig, SpectralParts
 from undense.registry import Config
 
 

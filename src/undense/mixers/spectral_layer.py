@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from undense import mixing
 from undense.errors import UndenseError
 from undense.mixing import default, mixer_class, register
-from undense.ops.spectral_mixer import SpectralMixer, SpectralMixerConfig, SpectralParts
+from undense.ops.spectral_mixer import SpectralMixer
+from undense.ops.spectral_parts import SpectralMixerConfig, SpectralParts
 from undense.registry import Config
 
 

@@ -7,14 +7,13 @@ token, with the same state. Floors: mixers are built on it, it knows none of the
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from undense.cost import Cost
 from undense.errors import UndenseError
-from undense.mixing import POSITIONS, MixerConfig, SequenceMixer, Slot, State, require_finite
+from undense.mixing import POSITIONS, SequenceMixer, Slot, State, require_finite
 from undense.ops.causal_fir import (
     BandedKernel,
     direct,
@@ -26,23 +25,19 @@ from undense.ops.modal_chunks import resonate
 from undense.ops.mode_selector import HISTORY, Past
 from undense.ops.overlap_add import OverlapAddFilter
 from undense.ops.padding import Grid, Packing
-from undense.ops.spectral_parts import Sizes, SpectralCost, SpectralParts
+from undense.ops.spectral_parts import (
+    Sizes,
+    SpectralCost,
+    SpectralMixerConfig,
+    SpectralParts,
+    arithmetic,
+)
 from undense.registry import Config
 
 Streams = tuple[Tensor, Tensor, Tensor, Tensor]
 POWER_FLOOR = 1e-3  # under the outputs' root mean square, so that silence stays silent
 # Tokens of one pass without gradients: what lies between two layers then stays in the cache.
 SEGMENT = 2048
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpectralMixerConfig(MixerConfig):
-    """`heads`: share nothing but the projections. `chunk`: tokens between two states; modes are
-    selected once a chunk. `conv_width`: taps of the short causal convolution."""
-
-    heads: int = 4
-    chunk: int = 64
-    conv_width: int = 4
 
 
 class SpectralMixer(SequenceMixer):
@@ -247,7 +242,7 @@ class SpectralMixer(SequenceMixer):
 
     def _start(self, x: Tensor) -> dict[str, Tensor]:
         """The state before the first token, by name."""
-        dtype = _arithmetic(x.dtype)
+        dtype = arithmetic(x.dtype)
         return {
             slot.name: x.new_zeros(len(x), *slot.shape, dtype=slot.dtype or dtype)
             for slot in self._slots()
@@ -258,7 +253,7 @@ class SpectralMixer(SequenceMixer):
         tokens. Half precision ends here: transforms and long sums cannot be done in it."""
         earlier = len(self.conv) - 1
         projected = self.project_in(x.to(self.project_in.weight.dtype))
-        projected = projected.to(_arithmetic(x.dtype))
+        projected = projected.to(arithmetic(x.dtype))
         mixed, plain = projected.split([sum(self.mixed), sum(self.plain)], -1)
         mixed = direct(mixed, self.conv.to(mixed.dtype))
         v, q, k = mixed.split(self.mixed, -1)
@@ -307,8 +302,3 @@ class SpectralMixer(SequenceMixer):
 
 def _chosen(past: dict[str, Tensor]) -> Past:
     return Past(past["means"], past["running"], past["awake"])
-
-
-def _arithmetic(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that recurrences run in: transforms and long sums cannot be done in half."""
-    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype

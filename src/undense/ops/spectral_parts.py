@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from undense import cost
 from undense.cost import Cost
+from undense.mixing import MixerConfig
 from undense.ops.band_gates import BandGates
 from undense.ops.causal_fir import BandedKernel, direct_cost, overlap_save_cost
 from undense.ops.chunk_scan import read_cost
@@ -14,6 +17,16 @@ from undense.ops.modal_bank import ModalBank
 from undense.ops.modal_chunks import resonate_cost
 from undense.ops.mode_selector import ModeSelector
 from undense.ops.overlap_add import OverlapAddFilter
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectralMixerConfig(MixerConfig):
+    """`heads`: share nothing but the projections. `chunk`: tokens between two states; modes are
+    selected once a chunk. `conv_width`: taps of the short causal convolution."""
+
+    heads: int = 4
+    chunk: int = 64
+    conv_width: int = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,3 +176,8 @@ class SpectralCost:
             cost.product("gate", numbers),
             cost.linear("out", tokens, self.sizes.dim, self.sizes.dim, bias=False),
         ]
+
+
+def arithmetic(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that recurrences run in: transforms and long sums cannot be done in half."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
