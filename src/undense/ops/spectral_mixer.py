@@ -1,8 +1,5 @@
 """The stream that every spectral mixer runs: filters, modes and a memory over shared projections.
-
-A spectral mixer says which parts it is made of; this file runs them, over a whole chunk or one
-token, with the same state. Floors: mixers are built on it, it knows none of them.
-"""
+A mixer says which parts it is made of; here they run, over a chunk or a token, with one state."""
 
 from __future__ import annotations
 
@@ -42,11 +39,8 @@ SEGMENT = 2048
 
 class SpectralMixer(SequenceMixer):
     """y = W_out (silu(z) * norm(filter(v) + modes(v) + memory(q, k, v))), with v, q, k the short
-    causal convolution of projections of x, and z another projection.
-
-    State: the inputs that filters still reach, the memory, the modes (fp64), and of a selector the
-    means of past chunks.
-    """
+    causal convolution of projections of x, and z another projection. State: the inputs that filters
+    still reach, the memory, the modes (fp64), and of a selector the means of past chunks."""
 
     config: SpectralMixerConfig
 
@@ -138,7 +132,7 @@ class SpectralMixer(SequenceMixer):
         }
         y = self._recur(x, v, streams, past, grid, following)
         if self.kernel is not None:
-            assert isinstance(self.kernel, BandedKernel)  # as every causal mixer's
+            assert isinstance(self.kernel, BandedKernel)
             filtered = overlap_save(past["recent values"].to(v.dtype), v, self.kernel())
             y = filtered if y is None else y + filtered
             following["recent values"] = packing.after(past["recent values"], v)
