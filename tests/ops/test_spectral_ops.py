@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from undense.ops.auxiliary import with_loss
 from undense.ops.causal_fir import BandedKernel, direct, overlap_save
 from undense.ops.chunk_scan import read
-from undense.ops.inject import inject
 from undense.ops.modal_bank import ModalBank
 from undense.ops.modal_chunks import resonate
 from undense.ops.overlap_add import OverlapAddFilter
 from undense.ops.padding import Grid, Packing
-from undense.ops.soft_topk import sigmoid_topk
+from undense.ops.relaxed_topk import sigmoid_topk
 
 
 @pytest.mark.parametrize("taps", [2, 5, 64, 128])
@@ -98,7 +98,7 @@ def test_soft_topk_sums_to_k_and_has_the_gradient_of_the_exact_threshold() -> No
 def test_injected_loss_is_minimised_by_itself_and_leaves_the_output_alone() -> None:
     weight = torch.tensor(3.0, requires_grad=True)
     y = torch.ones(4, requires_grad=True)
-    out = inject(y, weight.square())
+    out = with_loss(y, weight.square())
     assert torch.equal(out, y)
     (5 * out).sum().backward()
     assert weight.grad == 6  # d(w^2)/dw, whatever the host's loss is scaled by

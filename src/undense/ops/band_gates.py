@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from undense import cost
 from undense.cost import Cost
-from undense.ops.inject import inject
+from undense.ops.auxiliary import with_loss
 from undense.ops.windows import BANDS
 
 WAVES = 4  # sinusoids of the learned phase function
@@ -90,7 +90,7 @@ class BandGates(nn.Module):
         gates = torch.stack([self.residual + size * phase.cos(), -size * phase.sin()], -1)
         if entropy is not None:
             self.last_entropy = entropy.detach()
-            gates = inject(gates, self.entropy * (1 - entropy))
+            gates = with_loss(gates, self.entropy * (1 - entropy))
         return gates
 
     def cost(self, name: str, tokens: int, dim: int) -> Cost:

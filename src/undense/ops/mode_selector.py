@@ -21,7 +21,7 @@ from undense import cost
 from undense.cost import Cost
 from undense.ops.modal_chunks import Awake
 from undense.ops.padding import Grid
-from undense.ops.soft_topk import gumbel_noise, gumbel_topk, sigmoid_topk
+from undense.ops.relaxed_topk import gumbel_noise, gumbel_topk, sigmoid_topk
 
 SCALES = (1, 2, 4, 8)
 HISTORY = SCALES[-1]
