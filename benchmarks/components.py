@@ -50,6 +50,9 @@ SPECS = (
     "projection",
     '{"component": "spectral", "basis": "eigen", "k_freq": 96}',
     "polynomial",
+    "polynomial_learned",
+    "polynomial_topk",
+    '{"component": "dense", "hidden": 768, "activation": "chebyshev_gelu"}',
     "micro_refine",
     "none",
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,16 @@ from counting_numbers import Number, Tally
 from undense import cost
 from undense.cost import Cost
 from undense.measure.flops import count_flops
+from undense.ops.activation import activate
+from undense.ops.chebyshev import (
+    bounded,
+    bounded_cost,
+    chebyshev,
+    chebyshev_cost,
+    chebyshevs,
+    clenshaw,
+    clenshaw_cost,
+)
 
 TOKENS = 3
 
@@ -72,6 +83,8 @@ def draw(*shape: int) -> Tensor:
     return torch.randn(shape, requires_grad=True)
 
 
+DEGREES = (1, 2, 3, 4, 5, 8)
+
 PRIMITIVES = [
     (cost.linear("x", TOKENS, 8, 5, bias=True), F.linear, [(TOKENS, 8), (5, 8), (5,)]),
     (cost.gain("x", TOKENS, 8, size=8), torch.mul, [(TOKENS, 8), (8,)]),
@@ -93,6 +106,27 @@ PRIMITIVES = [
     (cost.activation("x", 24, "silu"), F.silu, [(TOKENS, 8)]),
     (cost.activation("x", 24, "relu"), F.relu, [(TOKENS, 8)]),
     (cost.activation("x", 24, "relu2"), lambda x: (r := F.relu(x)) * r, [(TOKENS, 8)]),
+    (
+        cost.activation("x", 24, "chebyshev_gelu"),
+        lambda x: activate(x, "chebyshev_gelu"),
+        [(TOKENS, 8)],
+    ),
+    (
+        cost.activation("x", 24, "chebyshev_silu"),
+        lambda x: activate(x, "chebyshev_silu"),
+        [(TOKENS, 8)],
+    ),
+    (bounded_cost("x", 24), bounded, [(TOKENS, 8)]),
+    *((chebyshev_cost("x", 24, k), partial(chebyshev, degree=k), [(TOKENS, 8)]) for k in DEGREES),
+    *(
+        (
+            chebyshev_cost("x", 24, k, all_terms=True),
+            lambda x, k=k: torch.cat(chebyshevs(x, k)),
+            [(TOKENS, 8)],
+        )
+        for k in DEGREES
+    ),
+    *((clenshaw_cost("x", 24, k), clenshaw, [(TOKENS, 8), (k, TOKENS, 8)]) for k in DEGREES),
     (cost.activation("x", 24, "identity"), lambda x: x.view(4, 6), [(TOKENS, 8)]),
 ]
 

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from counting_numbers import Number, Tally, erf, exp, largest, log1p, plain, sqrt, tanh, total
 from undense.cost import PER_ELEMENT
+from undense.ops.activation import activate
+from undense.ops.chebyshev import bounded
+from undense.ops.rational import SERIES
 
 X = [0.3, -1.2, 2.0, 0.7, -0.4]
 G = [1.0, -0.5, 0.25, 2.0, -1.5]
@@ -45,6 +48,50 @@ def gelu_tanh_backward(g: Number, x: Number) -> Number:
 def silu_backward(g: Number, x: Number) -> Number:
     s = sigmoid(x)
     return g * (s * (1 + x * (1 - s)))
+
+
+def root(x: Number, shift: float) -> Number:
+    return 1 / sqrt(x * x + shift)
+
+
+def bounded_backward(g: Number, z: Number) -> Number:
+    r = root(z, 1.0)
+    return r * r * r * g
+
+
+def series(name: str) -> Callable[[Number], Number]:
+    def arithmetic(x: Number) -> Number:
+        u = x * root(x, SERIES[name].scale ** 2)
+        v = u * u
+        p0, p1, p2 = SERIES[name].powers()
+        return x * (u * (v * (v * p2 + p1) + p0) + 0.5)
+
+    return arithmetic
+
+
+def series_backward(name: str) -> Callable[[Number, Number], Number]:
+    def arithmetic(g: Number, x: Number) -> Number:
+        u = x * root(x, SERIES[name].scale ** 2)
+        v = u * u
+        q0, q1, q2, q3 = SERIES[name].slope()
+        return g * (u * (v * (v * (v * q3 + q2) + q1) + q0) + 0.5)
+
+    return arithmetic
+
+
+def series_of_powers(name: str) -> Callable[[Tensor], Tensor]:
+    """The series by its definition, for autograd to differentiate."""
+
+    def function(x: Tensor) -> Tensor:
+        scale, odd = SERIES[name]
+        u = x / (scale**2 + x * x).sqrt()
+        terms = [torch.special.chebyshev_polynomial_t(u.detach(), k) for k in (1, 3, 5)]
+        # T_k' = k U_k-1
+        slopes = [k * torch.special.chebyshev_polynomial_u(u.detach(), k - 1) for k in (1, 3, 5)]
+        parts = zip(odd, terms, slopes, strict=True)
+        return x * (0.5 + sum(a * (t + d * (u - u.detach())) for a, t, d in parts))
+
+    return function
 
 
 def softplus_backward(g: Number, x: Number) -> Number:
@@ -153,6 +200,8 @@ FORWARD: dict[str, tuple[Callable[[Row], Result], Callable[[Tensor], Tensor]]] =
     "silu": (each(lambda x: x * sigmoid(x)), F.silu),
     "relu": (each(lambda x: x if x > 0 else 0.0), torch.relu),
     "tanh": (each(tanh), torch.tanh),
+    "bounded": (each(lambda z: z * root(z, 1.0)), bounded),
+    **{name: (each(series(name)), lambda x, name=name: activate(x, name)) for name in SERIES},
     "softplus": (each(lambda x: log1p(exp(x * 1.0)) / 1.0), F.softplus),
     "power": (each(lambda x: x * x * x), lambda x: x**3),
     "rsqrt": (each(lambda x: 1 / sqrt(x)), torch.rsqrt),
@@ -215,6 +264,11 @@ BACKWARD: dict[str, tuple[Callable[[Row, Row], Result], Callable[[Tensor], Tenso
     "silu_backward": (pairs(silu_backward), F.silu),
     "threshold_backward": (pairs(lambda g, x: g if x > 0 else 0.0), torch.relu),
     "tanh_backward": (of_outputs(pairs(lambda g, y: g * (1 - y * y)), torch.tanh), torch.tanh),
+    "bounded_backward": (pairs(bounded_backward), lambda z: z / (1 + z * z).sqrt()),
+    **{
+        f"{name}_backward": (pairs(series_backward(name)), series_of_powers(name))
+        for name in SERIES
+    },
     "softplus_backward": (pairs(softplus_backward), F.softplus),
     "softmax_backward": (
         of_outputs(lambda g, y: softmax_backward(g, [v.value for v in y]), lambda x: x.softmax(-1)),

@@ -38,6 +38,13 @@ PER_ELEMENT: dict[str, int] = {
     "threshold_backward": 1,
     "tanh": 1,
     "tanh_backward": 3,  # g * (1 - t * t)
+    "bounded": 5,  # z * (1 / sqrt(1 + z * z))
+    "bounded_backward": 7,  # r * r * r * g, r = 1 / sqrt(1 + z * z)
+    # x * (1/2 + u * (p0 + v * (p1 + v * p2))), u = x * (1 / sqrt(s * s + x * x)), v = u * u
+    "chebyshev_gelu": 13,
+    "chebyshev_gelu_backward": 15,  # the same with one coefficient more, and g for the last x
+    "chebyshev_silu": 13,
+    "chebyshev_silu_backward": 15,
     "softmax": 5,  # maximum, subtract, exp, sum, divide
     "softmax_backward": 4,  # g * y, sum, subtract, multiply
     "log_softmax": 6,  # maximum, subtract, exp, sum; subtract both again (the log is one a row)

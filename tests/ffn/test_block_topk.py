@@ -17,8 +17,8 @@ from undense.ops.block_linear import BlockLinear
 Config = undense.ffn.BlockTopK.Config
 
 VARIANTS = [
-    Config(block=8, chosen=5, rank=4, balance=0.0),
-    Config(block=12, chosen=4, shared=21, gated=True, bias=False, activation="silu"),
+    Config(block=8, chosen=5, rank=4, balance=0.0, activation="chebyshev_gelu"),
+    Config(block=12, chosen=4, shared=21, gated=True, bias=False, activation="chebyshev_silu"),
 ]
 DIM = 48
 

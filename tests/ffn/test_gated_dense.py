@@ -8,4 +8,5 @@ Config = undense.ffn.GatedDense.Config
 
 VARIANTS = [
     Config(hidden=31, activation="gelu", bias=True),
+    Config(activation="chebyshev_silu"),
 ]

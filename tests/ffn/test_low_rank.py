@@ -14,7 +14,7 @@ from undense.ops.waist import Waist
 Config = undense.ffn.LowRank.Config
 
 VARIANTS = [
-    Config(rank=6, waist="silu"),
+    Config(rank=6, waist="chebyshev_gelu", activation="chebyshev_silu"),
     Config(rank=6, waist="gelu_tanh", activation="identity", bias=False),
 ]
 

@@ -19,7 +19,7 @@ VARIANTS = [
     Config(factor="kronecker", terms=3),
     Config(factor="block+low_rank", blocks=4, rank=4),
     Config(factor="kronecker+block", blocks=2, terms=2, bias=False, gated=True),
-    Config(factor="block", blocks=2, keep=0.25),
+    Config(factor="block", blocks=2, keep=0.25, activation="chebyshev_gelu"),
     Config(factor="monarch", blocks=2, hidden=96, keep=0.5),
     Config(factor="kronecker+low_rank", rank=8, terms=2, keep=0.5),
 ]

@@ -19,12 +19,15 @@ from undense.contract import (
 from undense.errors import UndenseError
 from undense.ffn import (
     Dense,
+    MicroFeedback,
     Projection,
     RandomProjection,
     SparseMicroRefine,
     SparsePolynomial,
     SparseSpectral,
     TensorFactor,
+    TokenPolynomial,
+    TokenSpectral,
     UltraEfficientSparseFFN,
 )
 from undense.measure.flops import count_flops
@@ -145,17 +148,29 @@ def test_the_start_survives_both_norms() -> None:
 # The rows of the original proposal's table of mixtures, "method: sparsity option", each by itself.
 ROWS: dict[str, dict[str, Any]] = {
     "spectral FFN: top-k frequency coefficients": {"spectral": SparseSpectral.Config(k_freq=6)},
+    "spectral FFN: each token's top-k": {"spectral": TokenSpectral.Config(k_freq=6)},
     "polynomial: sparse coefficients": {"polynomial": SparsePolynomial.Config(poly_keep_ratio=0.1)},
+    "polynomial: active coefficients per token": {
+        "polynomial": TokenPolynomial.Config(poly_keep_ratio=0.1)
+    },
     "token feedback: selected features": {"micro": SparseMicroRefine.Config(micro_keep_ratio=0.25)},
+    "token feedback: low-rank": {"micro": MicroFeedback.Config(rank=4)},
     "tensor FFN: sparse factor matrices": {
         "projection": TensorFactor.Config(factor="kronecker+low_rank", rank=4, terms=2, keep=0.25)
     },
     "sparse random projections": {"projection": RandomProjection.Config(rank=4)},
 }
-WORKFLOW = {stage: child for row in list(ROWS.values())[:4] for stage, child in row.items()}
+FIXED = (0, 2, 4, 6)  # one row of each stage, chosen once for all tokens
+CHOSEN = (1, 3, 5, 6)  # and with what each token chooses or feeds back for itself
+WORKFLOWS = [
+    {stage: child for row in rows for stage, child in list(ROWS.values())[row].items()}
+    for rows in (FIXED, CHOSEN)
+]
 
 
-@pytest.mark.parametrize("children", [*ROWS.values(), WORKFLOW], ids=[*ROWS, "all four in turn"])
+@pytest.mark.parametrize(
+    "children", [*ROWS.values(), *WORKFLOWS], ids=[*ROWS, "all four in turn", "token by token"]
+)
 def test_every_row_of_the_table_of_mixtures_can_be_described(children: dict[str, Any]) -> None:
     """Built from JSON, run, counted both ways to the integer, started from dense weights."""
     config = Config(**dict.fromkeys(STAGES, None) | children)

@@ -22,6 +22,7 @@ from undense.convert.settle import settle_
 from undense.convert.sites import base_key, find_components, full_name
 from undense.convert.swap import put
 from undense.errors import UndenseError
+from undense.ops.derived import fill
 from undense.train.lora import ffn_parameters, outdated_names, require_peft
 
 if TYPE_CHECKING:
@@ -177,6 +178,7 @@ def _components(
                 state[part] = tensor
         if len(state) == len(component.state_dict()):
             component.load_state_dict(state, assign=True)
+            fill(component)
         new[name] = component
     problems += [f"{name} is unexpected" for name in sorted(unused)]
     if problems:

@@ -8,6 +8,8 @@ from undense.ffn.micro_feedback import MicroFeedback
 from undense.ffn.micro_refine import SparseMicroRefine
 from undense.ffn.none import NoFFN
 from undense.ffn.polynomial import SparsePolynomial
+from undense.ffn.polynomial_learned import LearnedPolynomial
+from undense.ffn.polynomial_topk import TokenPolynomial
 from undense.ffn.projection import Projection
 from undense.ffn.random_projection import RandomProjection
 from undense.ffn.spectral import SparseSpectral
@@ -21,6 +23,7 @@ __all__ = [
     "BlockTopK",
     "Dense",
     "GatedDense",
+    "LearnedPolynomial",
     "LearnedSpectral",
     "LowRank",
     "MicroFeedback",
@@ -32,6 +35,7 @@ __all__ = [
     "SparseSpectral",
     "TensorFactor",
     "TokenFeedback",
+    "TokenPolynomial",
     "TokenSpectral",
     "UltraEfficientSparseFFN",
 ]

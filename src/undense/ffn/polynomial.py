@@ -10,20 +10,28 @@ from torch import Tensor, nn
 
 from undense import contract, cost
 from undense.contract import DenseFFN, FFNComponent, Statistics, register
-from undense.cost import Cost, per_element
+from undense.cost import Cost
 from undense.errors import UndenseError
 from undense.ops.block_linear import BlockLinear
-from undense.ops.chebyshev import chebyshev, chebyshev_cost
+from undense.ops.chebyshev import (
+    bounded,
+    bounded_cost,
+    chebyshev,
+    chebyshev_cost,
+    chebyshevs,
+)
 from undense.ops.regression import ridge
 
 
 @register("polynomial")
 class SparsePolynomial(FFNComponent):
-    """y = W [T_k(u_c) for the kept terms (c, k)] + b, u = tanh(scale * x) in (-1, 1).
+    """y = W [T_k(u_c) for the kept terms (c, k)] + b, u = z / sqrt(1 + z^2), z = scale x.
 
     Of the dim x poly_degree terms the share `poly_keep_ratio` is kept, the same number for every
-    degree; the others are neither evaluated nor multiplied. T_k is the Chebyshev polynomial of
-    degree k; tanh keeps its argument inside the domain for every input.
+    degree; the others are neither stored, evaluated nor multiplied. T_k is the Chebyshev
+    polynomial of degree k; u is in its domain [-1, 1] for every input, with a gradient everywhere.
+    Which are kept is settled by the start; `polynomial_learned` learns it, `polynomial_topk` lets
+    every token choose.
     Shapes: `channels` (poly_degree, kept per degree), W (dim, terms), `scale` (dim,).
     """
 
@@ -65,8 +73,8 @@ class SparsePolynomial(FFNComponent):
 
     def features(self, x: Tensor) -> Tensor:
         """The kept terms: (..., dim) -> (..., terms), degree by degree."""
-        bounded = torch.tanh(x[..., self.channels] * self.scale)  # (..., degree, kept)
-        pieces = [chebyshev(u, k) for u, k in zip(bounded.unbind(-2), self.degrees, strict=True)]
+        inside = bounded(x[..., self.channels] * self.scale)  # (..., degree, kept)
+        pieces = [chebyshev(u, k) for u, k in zip(inside.unbind(-2), self.degrees, strict=True)]
         return torch.cat(pieces, -1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,13 +83,6 @@ class SparsePolynomial(FFNComponent):
 
     def cost(self, tokens: int) -> Cost:
         numbers = tokens * self.terms
-        tanh = cost.elementwise(
-            "tanh",
-            numbers,
-            forward=per_element("tanh"),
-            backward=per_element("tanh_backward"),
-            macs=1,
-        )
         powers = [
             chebyshev_cost(f"degree {k}", tokens * self.kept, k) for k in self.degrees if k > 1
         ]
@@ -89,7 +90,7 @@ class SparsePolynomial(FFNComponent):
             "polynomial",
             cost.gather("kept channels", numbers),
             cost.gain("scale", tokens, self.terms, size=self.terms),
-            tanh,
+            bounded_cost("into [-1, 1]", numbers),
             *powers,
             self.mix.cost("mix", tokens),
         )
@@ -98,9 +99,8 @@ class SparsePolynomial(FFNComponent):
         """Least squares over all terms on a sample, the strongest kept, then solved again."""
         inputs, targets = (statistics.inputs, statistics.wanted(dense))
         scale = 1 / (2 * inputs.std(0)).clamp_min(1e-6)
-        bounded = torch.tanh(inputs * scale)
         strengths = []
-        everything = torch.cat([chebyshev(bounded, k) for k in self.degrees], -1)
+        everything = torch.cat(chebyshevs(bounded(inputs * scale), self.config.poly_degree), -1)
         weight, _ = ridge(everything, targets)
         strength = everything.var(0) * weight.square().sum(1)
         for own in strength.chunk(len(self.degrees)):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from undense.errors import UndenseError
+from undense.ops.rational import SERIES, rational, rational_backward
 
 
 def _relu2(x: Tensor) -> Tensor:
@@ -23,6 +24,9 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "relu2": _relu2,
     "identity": lambda x: x,
+    # GELU and SiLU to about 0.3 and 0.04 % (rms, of N(0, 1) inputs) without exp, tanh or erf
+    "chebyshev_gelu": lambda x: rational(x, "chebyshev_gelu"),
+    "chebyshev_silu": lambda x: rational(x, "chebyshev_silu"),
 }
 
 NAMES: tuple[str, ...] = tuple(_FUNCTIONS)
@@ -65,4 +69,6 @@ def activate_backward(grad: Tensor, x: Tensor, name: str) -> Tensor:
             return grad * 2 * F.relu(x)
         case "identity":
             return grad
+        case _ if name in SERIES:
+            return rational_backward(grad, x, name)
     raise AssertionError(f"no gradient for the activation {name!r}")

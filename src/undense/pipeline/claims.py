@@ -6,155 +6,16 @@ FFN of GPT-2 (4 x dim, GELU). A method that no registered component does is repo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-from undense.contract import Config, DenseShape, abstract_cost, components, config_from_dict
+from undense.contract import abstract_cost, components
 from undense.errors import UndenseError
-from undense.ffn.presets import at_share, dense_config, fitted, resolve
+from undense.ffn.presets import at_share, dense_config
 from undense.pipeline.breakdowns import breakdown_128, dense_shape, one_token
+from undense.pipeline.claim_rows import CLAIMS, Claim, Made
 
 WIDTHS = (768, 2048, 4096, 8192)
-Made = Callable[[DenseShape], Config]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Claim:
-    """One row of a table of the proposal: "`less`[0] to `less`[1] times less" (no upper end: None).
-
-    `component`: what does it here. `settings`: how it is set, by the words of the proposal.
-    """
-
-    table: str
-    method: str
-    less: tuple[float, float | None]
-    component: str
-    settings: Mapping[str, Made]
-
-
-def _of(name: str, **values: Any) -> Made:
-    return lambda shape: fitted(name, shape).replace(**values)
-
-
-def _spectral(share: float) -> Made:
-    def make(shape: DenseShape) -> Config:
-        frequencies = (shape.dim - 1) // 2
-        return fitted("spectral", shape).replace(k_freq=max(1, round(share * frequencies)))
-
-    return make
-
-
-def _from(values: Mapping[str, Any]) -> Made:
-    return lambda shape: config_from_dict(values)
-
-
-def _spec(name: str) -> Made:
-    return lambda shape: resolve(name, shape)
-
-
-_DEFAULT = "its defaults"
-_DENSE = "Alternatives"
-_SPARSE = "Sparse variants"
-_POLYNOMIAL = {
-    "degree 3, all terms": _of("polynomial", poly_degree=3, poly_keep_ratio=1.0),
-    "degree 3, 30 % of the terms": _of("polynomial", poly_degree=3, poly_keep_ratio=0.3),
-}
-_FACTORS = {
-    "block-diagonal, 4 blocks": _of("tensor_factor", blocks=4),
-    "Monarch, 4 blocks": _of("tensor_factor", factor="monarch", blocks=4),
-    "Kronecker": _of("tensor_factor", factor="kronecker"),
-}
-
-CLAIMS: tuple[Claim, ...] = (
-    Claim(
-        table=_DENSE,
-        method="Fourier / Spectral",
-        less=(3, 10),
-        component="spectral",
-        settings={"every frequency": _spectral(1.0)},
-    ),
-    Claim(
-        table=_DENSE,
-        method="Polynomial Expansion",
-        less=(4, 8),
-        component="polynomial",
-        settings=_POLYNOMIAL,
-    ),
-    Claim(
-        table=_DENSE,
-        method="Sparse Random Projections",
-        less=(2, 5),
-        component="random_projection",
-        settings={_DEFAULT: _spec("random_projection")},
-    ),
-    Claim(
-        table=_DENSE,
-        method="Self-Conditioned / Token Feedback",
-        less=(3, 4),
-        component="token_feedback",
-        settings={_DEFAULT: _spec("token_feedback")},
-    ),
-    Claim(
-        table=_DENSE,
-        method="Tensor Factorization",
-        less=(4, 10),
-        component="tensor_factor",
-        settings=_FACTORS,
-    ),
-    Claim(
-        table=_SPARSE,
-        method="Spectral FFN, top-k frequencies",
-        less=(10, 20),
-        component="spectral",
-        settings={
-            "k = 20 of 128 features": _spectral(40 / 127),
-            "k = d / 64": _spectral(2 / 64),
-        },
-    ),
-    Claim(
-        table=_SPARSE,
-        method="Polynomial / Chebyshev, sparse coefficients",
-        less=(4, 8),
-        component="polynomial",
-        settings=_POLYNOMIAL,
-    ),
-    Claim(
-        table=_SPARSE,
-        method="Token-feedback FFN, sparse feedback / low-rank",
-        less=(3, 5),
-        component="micro_refine",
-        settings={
-            "4 steps on every feature": _of("micro_refine", micro_steps=4, micro_keep_ratio=1.0),
-            _DEFAULT: _spec("micro_refine"),
-        },
-    ),
-    Claim(
-        table=_SPARSE,
-        method="Tensor FFN, sparse factor matrices",
-        less=(4, 10),
-        component="tensor_factor",
-        settings=_FACTORS,
-    ),
-    Claim(
-        table=_SPARSE,
-        method="All four combined, large embeddings (~4k)",
-        less=(20, None),
-        component="ultra",
-        settings={
-            "the proposal's own parts (`seed`)": _spec("seed"),
-            "its defaults (`ultra`)": _spec("ultra"),
-            "all four stages at 5 % (`ultra-all-5`)": _spec("ultra-all-5"),
-        },
-    ),
-    Claim(
-        table="Not in the proposal",
-        method="Token-chosen blocks of neurons",
-        less=(1, None),
-        component="block_topk",
-        settings={_DEFAULT: _spec("block_topk")},
-    ),
-)
 
 
 def claims(widths: tuple[int, ...] = WIDTHS) -> list[dict[str, Any]]:
