@@ -43,7 +43,7 @@ def summary(values: list[float]) -> dict[str, object]:
 
 def main() -> None:
     defaults = DemoSettings()
-    torch.set_num_threads(defaults.threads)
+    torch.set_num_threads(1)
     tokenizer = load_tokenizer(defaults.model)
     context = context_of(load_model(defaults.model), defaults.context)
     blocks = load_blocks(tokenizer, defaults.data, context, defaults.eval_blocks)

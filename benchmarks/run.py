@@ -16,6 +16,9 @@ SCRIPTS = (
     "attribution.py",
     "live_overhead.py",
     "sparse_factors.py",
+    "frame_seams.py",
+    "mixers_speed.py",
+    "mqar.py",
 )
 
 

@@ -293,3 +293,15 @@ def fan_out(name: str, numbers: int, uses: int) -> Cost:
 def gather(name: str, numbers: int) -> Cost:
     """`numbers` read by index: free on the way out, added to their places on the way back."""
     return elementwise(name, numbers, forward=0, backward=1)
+
+
+def real_fft(name: str, rows: int, length: int) -> Cost:
+    """`rows` real transforms of `length`, either direction, nominal: 5 n ceil(log2 n) // 2 each."""
+    flops = rows * (5 * length * (length - 1).bit_length() // 2)
+    return Cost(
+        name=name,
+        forward=flops,
+        useful=flops,
+        macs=flops // 2,
+        activations=2 * rows * length,
+    )

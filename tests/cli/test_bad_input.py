@@ -24,7 +24,11 @@ from faults import (
 CASES = [
     # what to put in
     Case(name="component", argv=convert("--ffn", "ulra-25"), says=("'ulra-25'", "ultra")),
-    Case(name="inline component", argv=convert(*spec(component="spectrl")), says=("spectral?",)),
+    Case(
+        name="inline component",
+        argv=convert(*spec(component="spectrl")),
+        says=("did you mean spectral",),
+    ),
     Case(
         name="setting",
         argv=convert(*spec(component="spectral", kfreq=3)),
@@ -87,9 +91,9 @@ CASES = [
     ),
     Case(
         name="another family",
-        argv=lambda p: ["convert", p.here / "bert", "--output-dir", p.here / "out", "--dry-run"],
-        prepare=file("bert/config.json", b'{"model_type": "bert"}'),
-        says=("'bert'", "gpt2"),
+        argv=lambda p: ["convert", p.here / "xlnet", "--output-dir", p.here / "out", "--dry-run"],
+        prepare=file("xlnet/config.json", b'{"model_type": "xlnet"}'),
+        says=("'xlnet'", "gpt2"),
     ),
     Case(
         name="config is no JSON",

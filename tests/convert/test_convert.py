@@ -115,7 +115,7 @@ def test_bf16_models_stay_bf16(make, family, text, prompt):
 
 
 def test_a_converted_model_trains_with_gradient_checkpointing(gpt2, text, prompt):
-    convert_(gpt2, "ultra-25", calibration=text)
+    convert_(gpt2, "ultra-small-25", calibration=text)
     gpt2.train()
     for module in gpt2.modules():
         if isinstance(module, nn.Dropout):

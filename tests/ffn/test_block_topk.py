@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from dense_samples import dense_ffn, inputs
+from random_hosts import dense_ffn, inputs
 from torch.utils.checkpoint import checkpoint
 
 import undense.ffn
@@ -12,6 +12,7 @@ from undense.contract import DenseShape, Statistics, abstract_cost, build, from_
 from undense.errors import UndenseError
 from undense.ffn import BlockTopK
 from undense.ffn.presets import dense_flops, resolve
+from undense.ops.block_linear import BlockLinear
 
 Config = undense.ffn.BlockTopK.Config
 
@@ -89,6 +90,7 @@ def collapsed(balance: float) -> BlockTopK:
     """A router that sends every token to the same blocks."""
     component = build(DIM, Config(balance=balance)).train()
     assert isinstance(component, BlockTopK)
+    assert isinstance(component.router, BlockLinear) and component.router.bias is not None
     component.router.bias.data[:3] += 4.0
     return component
 
@@ -105,6 +107,7 @@ def test_balance_spreads_the_choice_and_is_readable() -> None:
         seen.append(component.imbalance.item())
     assert seen[0] > 2.5 and seen[-1] < 1.3
     component.eval()(torch.randn(4, DIM))
+    assert component.imbalance is not None
     assert component.imbalance.item() == seen[-1], "evaluation leaves the last value"
 
 
@@ -115,7 +118,9 @@ def test_checkpointing_does_not_double_the_balance() -> None:
     for call in (component, lambda x: checkpoint(component, x, use_reentrant=False)):
         component.zero_grad()
         (0.0 * call(x).sum()).backward()
-        grads.append(component.router.weight.grad.clone())
+        (grad, *_) = (p.grad for p in component.router.parameters())
+        assert grad is not None
+        grads.append(grad.clone())
     assert grads[0].abs().max() > 0
     assert torch.allclose(*grads)
 

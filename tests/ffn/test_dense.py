@@ -3,7 +3,7 @@ the place of the host's activation."""
 
 from __future__ import annotations
 
-from dense_samples import dense_ffn, inputs
+from random_hosts import dense_ffn, inputs
 
 import undense.ffn
 from undense.contract import Statistics, from_dense

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.library import opcheck
 
+from undense.measure.flops import count_flops
 from undense.ops import chosen_blocks as module
 from undense.ops.activation import NAMES, activate
 from undense.ops.chosen_blocks import chosen_blocks
@@ -89,6 +90,17 @@ def test_blocks_that_nobody_chose_are_not_read() -> None:
         assert torch.isfinite(y).all()
 
 
+def test_flops_are_what_is_worked_out_by_hand() -> None:
+    """A pair: 6 inputs, 5 neurons, 6 outputs. There: product, bias, GELU by tanh, gate, product,
+    sum. Back: GELU again, gate times hidden, the gate's product and sum, the gate, the GELU's
+    derivative, four products, the sums for the bias and the input."""
+    given = operands(3, gated=False, bias=True)
+    count = count_flops(lambda: chosen_blocks(*given, "gelu_tanh"), backward=True)
+    assert count.forward == 3 * K * (60 + 5 + 9 * 5 + 5 + 60 + 6)
+    assert count.backward == 3 * K * (9 * 5 + 5 + 10 + 5 + 18 * 5 + 4 * 60 + 5 + 6)
+    assert not count.uncounted
+
+
 def test_the_operation_keeps_its_contract_with_the_compiler() -> None:
     given = operands(5, gated=True, bias=True, dtype=torch.float32)
     opcheck(torch.ops.undense.chosen_blocks.default, (*given, "silu"))
@@ -100,4 +112,6 @@ def test_autocast_runs_it_in_bf16() -> None:
         y = chosen_blocks(*given, "gelu")
     assert y.dtype == torch.bfloat16
     y.sum().backward()
-    assert all(t.grad.dtype == torch.float32 for t in given if t is not None and t.requires_grad)
+    for leaf in given:
+        if leaf is not None and leaf.requires_grad:
+            assert leaf.grad is not None and leaf.grad.dtype == torch.float32

@@ -1,5 +1,15 @@
 """One sequence mixer a file, the attention yardstick included. A new one needs one line here."""
 
 from undense.mixers.attention import Attention
+from undense.mixers.frequency_selector import AdaptiveFrequencySelector
+from undense.mixers.hierarchical_fft import HierarchicalFFT
+from undense.mixers.spectral_gating import AdvancedSpectralGating
+from undense.mixers.spectral_layer import SpectralLayer
 
-__all__ = ["Attention"]
+__all__ = [
+    "AdaptiveFrequencySelector",
+    "AdvancedSpectralGating",
+    "Attention",
+    "HierarchicalFFT",
+    "SpectralLayer",
+]

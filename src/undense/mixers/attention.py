@@ -95,6 +95,7 @@ class Attention(SequenceMixer):
         if self.config.rope_base is not None:
             cos, sin = rotary.angles(positions, self.width, self.config.rope_base)
             q, k = rotary.rotate(q, cos, sin), rotary.rotate(k, cos, sin)
+        where: Tensor | None = None
         if state is None and mask is None:
             if window is not None and time > 2 * window:
                 mixed = _banded(q, k, v, window)
@@ -115,7 +116,7 @@ class Attention(SequenceMixer):
         require_finite("attention", y)
         if not self.config.causal:
             return y, ()
-        if mask is not None:  # the unused slots of a cache are its first ones
+        if mask is not None and where is not None:  # the unused slots of a cache are its first ones
             order = (where >= 0).long().argsort(dim=1, stable=True)[..., None, None]
             k, v = torch.take_along_dim(k, order, 1), torch.take_along_dim(v, order, 1)
         if window is not None:

@@ -31,8 +31,10 @@ from undense.train.tokens import batches_hash
 TITLES = {
     "dense": "dense base, fine-tuned as long",
     "ultra-all": "all four stages",
-    "ultra": "UltraEfficientSparseFFN",
+    "ultra-small": "UltraEfficientSparseFFN, narrow projection",
+    "ultra": "UltraEfficientSparseFFN, blocks chosen by token",
     "narrow": "narrow dense, refit and distilled",
+    "block_topk": "blocks chosen by token, distilled",
     "low_rank": "low-rank, refit and distilled",
     "none": "no FFN, trained",
 }

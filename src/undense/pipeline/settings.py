@@ -28,7 +28,7 @@ class DemoSettings:
     """Steps of fine-tuning of all weights."""
     distill_rate: float = 2e-3
     """Step size of the distillation."""
-    finetune_rate: float = 5e-4
+    finetune_rate: float = 2e-4
     """Step size of the fine-tuning."""
     batch: int = 8
     """Blocks of text in a step."""

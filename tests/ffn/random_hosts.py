@@ -1,4 +1,4 @@
-"""Dense FFNs and inputs for tests to start components from."""
+"""Random dense FFNs to start from, and inputs that look like those of a real one."""
 
 from __future__ import annotations
 

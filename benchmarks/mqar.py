@@ -1,0 +1,165 @@
+"""Multi-query associative recall: which mixer can look a value up by its key?
+
+    python benchmarks/mqar.py --arms attention spectral_layer --minutes 10
+
+Key-value pairs, then keys again at random distances: the model must give each key's value. 128
+tokens, 16 pairs, vocabulary 2048, width 128, 2 layers, logits at the queries only; training mixes 4
+to 16 pairs, because long ones alone do not start to learn. Source of the task: Zoology,
+https://arxiv.org/abs/2312.04927. An arm goes on from its checkpoint under `runs/mqar`; writes
+`benchmarks/results/mqar-DATE.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import undense.mixers  # noqa: F401  (registers the mixers)
+from undense.files import write_json
+from undense.measure.timing import environment
+from undense.mixing import build, default, mixers
+
+ROOT = Path(__file__).resolve().parent.parent
+VOCABULARY, LENGTH, PAIRS, DIM, LAYERS, BATCH = 2048, 128, 16, 128, 2, 32
+EVALUATE_EVERY = 100
+
+
+class Block(nn.Module):
+    """Pre-norm residual block: the mixer under test, then a small FFN."""
+
+    def __init__(self, mixer: str) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(DIM) for _ in range(2))
+        self.mixer = build(DIM, default(mixer))
+        self.ffn = nn.Sequential(nn.Linear(DIM, 2 * DIM), nn.GELU(), nn.Linear(2 * DIM, DIM))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.mixer(self.norms[0](x))[0]
+        return x + self.ffn(self.norms[1](x))
+
+
+class Model(nn.Module):
+    """Tied embeddings around the blocks; logits at the given places only."""
+
+    def __init__(self, mixer: str) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(VOCABULARY, DIM)
+        nn.init.normal_(self.embed.weight, std=0.02)
+        self.blocks = nn.Sequential(*(Block(mixer) for _ in range(LAYERS)))
+        self.norm = nn.LayerNorm(DIM)
+
+    def forward(self, tokens: Tensor, places: Tensor) -> Tensor:
+        x = self.norm(self.blocks(self.embed(tokens)))
+        x = torch.take_along_dim(x, places[..., None], 1)
+        return x @ self.embed.weight.T
+
+
+def draw(pairs: int, rows: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens (rows, LENGTH), places of the queries and the values they ask for (rows, pairs)."""
+    half = VOCABULARY // 2
+    keys = torch.rand(rows, half - 1, generator=generator).argsort(1)[:, :pairs] + 1
+    values = torch.rand(rows, half, generator=generator).argsort(1)[:, :pairs] + half
+    tokens = torch.zeros(rows, LENGTH, dtype=torch.int64)
+    tokens[:, : 2 * pairs : 2], tokens[:, 1 : 2 * pairs : 2] = keys, values
+    free = LENGTH - 2 * pairs
+    places = torch.rand(rows, free, generator=generator).argsort(1)[:, :pairs] + 2 * pairs
+    tokens.scatter_(1, places, keys)
+    return tokens, places, values
+
+
+def train(arm: str, minutes: float, rate: float, seed: int) -> dict[str, object]:
+    """Train until the budget is spent, on from the checkpoint where there is one."""
+    folder = ROOT / "runs" / "mqar"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{arm}-{rate:g}-{seed}.pt"
+    torch.manual_seed(seed)
+    model = Model(arm)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.1)
+    curve: list[dict[str, float]] = []
+    step, spent = 0, 0.0
+    if file.exists():
+        saved = torch.load(file)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        curve, step, spent = saved["curve"], saved["step"], saved["spent"]
+    bar = tqdm(total=round(60 * minutes), initial=round(spent), unit="s", desc=arm)
+    while spent < 60 * minutes and not (curve and curve[-1]["accuracy"] > 0.999):
+        start = time.perf_counter()
+        generator = torch.Generator().manual_seed(1_000_003 * seed + step)
+        pairs = (4, 8, PAIRS)[step % 3]
+        tokens, places, values = draw(pairs, BATCH, generator)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1, (step + 1) / 50)
+        loss = nn.functional.cross_entropy(
+            model.train()(tokens, places).flatten(0, 1), values.flatten()
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        taken = time.perf_counter() - start
+        spent += taken
+        bar.update(min(taken, bar.total - bar.n))
+        if step % EVALUATE_EVERY == 0:
+            accuracy = evaluate(model)
+            curve.append(
+                {"step": step, "seconds": spent, "loss": loss.item(), "accuracy": accuracy}
+            )
+            bar.set_postfix(step=step, loss=f"{loss.item():.3f}", accuracy=f"{accuracy:.3f}")
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            torch.save(state | {"curve": curve, "step": step, "spent": spent}, file)
+    bar.close()
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "rate": rate,
+        "seed": seed,
+        "steps": step,
+        "seconds": spent,
+        "accuracy": evaluate(model),
+        "curve": curve,
+    }
+
+
+@torch.no_grad()
+def evaluate(model: Model) -> float:
+    """Share of 16-pair queries answered right, on rows that training never draws."""
+    tokens, places, values = draw(PAIRS, 256, torch.Generator().manual_seed(2**40))
+    return (model.eval()(tokens, places).argmax(-1) == values).float().mean().item()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--arms", nargs="+", default=["attention", "spectral_layer"], choices=mixers()
+    )
+    parser.add_argument("--minutes", type=float, default=10, help="training time of one arm")
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    today = datetime.date.today().isoformat()
+    path = ROOT / "benchmarks" / "results" / f"mqar-{today}.json"
+    arms = json.loads(path.read_text())["arms"] if path.exists() else {}
+    for arm in options.arms:
+        arms[arm] = train(arm, options.minutes, options.rate, options.seed)
+        result = {
+            "created": today,
+            "command": "python benchmarks/mqar.py",
+            "environment": environment(),
+            "task": {"vocabulary": VOCABULARY, "length": LENGTH, "pairs": PAIRS, "dim": DIM},
+            "arms": arms,
+        }
+        write_json(path, result)
+        print(arm, f"accuracy {arms[arm]['accuracy']:.3f} after {arms[arm]['steps']} steps")
+
+
+if __name__ == "__main__":
+    main()

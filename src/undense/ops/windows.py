@@ -1,0 +1,44 @@
+"""Learned windows and octave bands, the same for filters along time and for frames.
+
+Window: w = p_1 Hann + p_2 Hamming + p_3 rectangular, p = softmax of three learned numbers.
+Bands: four octaves of the frequencies, coarse to fine: up to 1/8 of Nyquist, 1/4, 1/2, 1.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+BANDS = 4
+# The least share of the rectangular window: a frame is divided by its window to be put together
+# again, and 1/0.05 is how far that may amplify rounding.
+FLOOR = 0.05
+
+
+class WindowMix(nn.Module):
+    """A window of `length` samples, (length,), symmetric for frames or its decreasing half."""
+
+    shapes: Tensor
+
+    def __init__(self, length: int, *, half: bool) -> None:
+        super().__init__()
+        steps = torch.arange(length, dtype=torch.float64)
+        turn = (0.5 + 0.5 * steps / length) if half else (steps + 0.5) / length
+        wave = torch.cos(2 * math.pi * turn)
+        shapes = torch.stack([0.5 - 0.5 * wave, 0.54 - 0.46 * wave, torch.ones_like(wave)])
+        self.register_buffer("shapes", shapes.float())
+        self.logits = nn.Parameter(torch.zeros(3))
+
+    def forward(self) -> Tensor:
+        shares = self.logits.softmax(0)
+        shares = shares * (1 - FLOOR) + FLOOR * self.shapes.new_tensor([0.0, 0.0, 1.0])
+        return shares @ self.shapes.to(shares.dtype)
+
+
+def octave_of_bins(length: int) -> Tensor:
+    """(length // 2 + 1,) int64: the band, 0 coarse to 3 fine, of every bin of a real transform."""
+    bins = torch.arange(length // 2 + 1, dtype=torch.float64) / max(length / 2, 1)
+    edges = torch.tensor([1 / 8, 1 / 4, 1 / 2], dtype=torch.float64)
+    return torch.bucketize(bins, edges)
