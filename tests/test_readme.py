@@ -17,7 +17,7 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
 def test_snippet_runs(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contract, "_REGISTRY", dict(contract._REGISTRY))
+    monkeypatch.setattr(contract._REGISTRY, "_classes", contract.components())
     module = types.ModuleType("readme")
     monkeypatch.setitem(sys.modules, "readme", module)
     code = compile(SNIPPETS[number], f"README snippet {number}", "exec", dont_inherit=True)
