@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     )
     from undense.ffn.presets import resolve
     from undense.measure.flops import count_flops, flop_counter
+    from undense.mixers import (
+        AdaptiveFrequencySelector,
+        AdvancedSpectralGating,
+        HierarchicalFFT,
+        SpectralLayer,
+    )
     from undense.models.config import SpectralConfig
     from undense.models.spectral import SpectralForCausalLM, SpectralModel
     from undense.pipeline.live import Live, LiveCallback
@@ -36,10 +42,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES: dict[str, str] = {
+    "AdaptiveFrequencySelector": "undense.mixers",
+    "AdvancedSpectralGating": "undense.mixers",
     "Config": "undense.contract",
     "Cost": "undense.cost",
     "DenseFFN": "undense.contract",
     "FFNComponent": "undense.contract",
+    "HierarchicalFFT": "undense.mixers",
     "Live": "undense.pipeline.live",
     "LiveCallback": "undense.pipeline.live",
     "SparseMicroRefine": "undense.ffn",
@@ -47,6 +56,7 @@ _HOMES: dict[str, str] = {
     "SparseSpectral": "undense.ffn",
     "SpectralConfig": "undense.models.config",
     "SpectralForCausalLM": "undense.models.spectral",
+    "SpectralLayer": "undense.mixers",
     "SpectralModel": "undense.models.spectral",
     "Statistics": "undense.contract",
     "UltraEfficientSparseFFN": "undense.ffn",
@@ -68,10 +78,13 @@ _HOMES: dict[str, str] = {
 }
 
 __all__ = [
+    "AdaptiveFrequencySelector",
+    "AdvancedSpectralGating",
     "Config",
     "Cost",
     "DenseFFN",
     "FFNComponent",
+    "HierarchicalFFT",
     "Live",
     "LiveCallback",
     "SparseMicroRefine",
@@ -79,6 +92,7 @@ __all__ = [
     "SparseSpectral",
     "SpectralConfig",
     "SpectralForCausalLM",
+    "SpectralLayer",
     "SpectralModel",
     "Statistics",
     "UltraEfficientSparseFFN",

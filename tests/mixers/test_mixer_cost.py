@@ -1,0 +1,52 @@
+"""Costs of mixers: equal to the counted operations, to the integer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from mixer_variants import DIM, SPECTRAL, TIME, every_config, label, variants
+
+from undense.measure.flops import count_flops
+from undense.mixing import MixerConfig, abstract_cost, build, default
+
+
+@every_config
+@pytest.mark.parametrize("causal", [True, False])
+def test_cost_equals_the_counted_flops(config: MixerConfig, causal: bool) -> None:
+    if not causal and getattr(config, "window", None):
+        return
+    mixer = build(DIM, config.replace(causal=causal)).eval()
+    x = torch.randn(2, TIME, DIM)
+    with torch.no_grad():
+        count = count_flops(lambda: mixer(x))
+        assert not count.uncounted
+        assert count.dispatched == mixer.cost(2, TIME).forward
+        if not causal:
+            return
+        _, state = mixer(x)
+        for length in (1, 3):
+            count = count_flops(lambda n=length: mixer(x[:, :n], state))
+            assert count.dispatched == mixer.cost(2, length, past=TIME).forward
+
+
+@pytest.mark.parametrize("config", [c for c in variants() if c.component == "attention"], ids=label)
+def test_backward_cost_of_attention_equals_the_counted_flops(config: MixerConfig) -> None:
+    mixer = build(DIM, config)
+    x = torch.randn(2, TIME, DIM, requires_grad=True)
+    count = count_flops(lambda: mixer(x)[0].sum(), backward=True)
+    assert count.backward == mixer.cost(2, TIME).backward
+
+
+@pytest.mark.parametrize("name", SPECTRAL)
+def test_cost_grows_linearly(name: str) -> None:
+    short, long = (abstract_cost(64, default(name), 1, n).forward for n in (20_480, 204_800))
+    assert 9.9 <= long / short <= 10.1
+
+
+@every_config
+def test_parts_of_a_cost_sum_to_the_whole_without_memory(config: MixerConfig) -> None:
+    tree = abstract_cost(DIM, config, 2, 9)
+    assert tree == build(DIM, config).cost(2, 9)
+    for _, node in tree.walk():
+        if node.parts:
+            assert node.forward == sum(part.forward for part in node.parts)

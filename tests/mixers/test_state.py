@@ -1,0 +1,102 @@
+"""One long call, several short ones and one call a token: the same function, through the state."""
+
+from __future__ import annotations
+
+import io
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mixer_variants import DIM, TIME, distance, every_config, in_pieces, randomised
+
+from undense.mixing import MixerConfig, build
+
+
+@every_config
+@given(data=st.data())
+@settings(max_examples=5)
+def test_one_call_equals_any_split(config: MixerConfig, data: st.DataObject) -> None:
+    time = data.draw(st.integers(2, 40))
+    cuts = sorted(data.draw(st.lists(st.integers(1, time), max_size=6)))
+    mixer = randomised(config, torch.float64)
+    x = torch.randn(2, time, DIM, dtype=torch.float64)
+    with torch.no_grad():
+        whole, after = mixer(x)
+        pieces, state = in_pieces(mixer, x, cuts)
+    assert distance(pieces, whole) <= 1e-10
+    for one, other in zip(state, after, strict=True):
+        assert torch.allclose(one, other, rtol=1e-8, atol=1e-10)
+
+
+@every_config
+def test_one_call_equals_one_call_a_token(config: MixerConfig) -> None:
+    mixer = randomised(config)
+    x = torch.randn(2, TIME, DIM)
+    with torch.no_grad():
+        whole, _ = mixer(x)
+        steps, _ = in_pieces(mixer, x, list(range(1, TIME)))
+    # fp32 rounds to 6e-8; a few hundred roundings in another order stay under 1e-5
+    assert distance(steps, whole) <= 1e-5
+
+
+@every_config
+@given(data=st.data())
+@settings(max_examples=3)
+def test_padding_anywhere_changes_nothing(config: MixerConfig, data: st.DataObject) -> None:
+    time = data.draw(st.integers(2, 30))
+    rows = st.lists(st.booleans(), min_size=time, max_size=time).filter(any)
+    mask = torch.tensor([data.draw(rows), [False] * (time // 2) + [True] * (time - time // 2)])
+    cuts = sorted(data.draw(st.lists(st.integers(1, time), max_size=4)))
+    mixer = randomised(config, torch.float64)
+    x = torch.randn(2, time, DIM, dtype=torch.float64)
+    with torch.no_grad():
+        padded, state = mixer(x, None, mask)
+        pieces, later = in_pieces(mixer, x, cuts, mask)
+        other, _ = mixer(torch.where(mask[..., None], x, 100.0), None, mask)
+        assert distance(pieces, padded) <= 1e-9
+        assert distance(other, padded) <= 1e-12
+        for row in range(2):
+            alone, own = mixer(x[row : row + 1, mask[row]])
+            assert distance(padded[row, mask[row]], alone[0]) <= 1e-9
+            assert (padded[row, ~mask[row]] == 0).all()
+            assert state[0][row] == own[0][0] == later[0][row] == mask[row].sum()
+
+
+@every_config
+def test_rows_of_a_batch_are_independent_and_reorder_by_their_state(config: MixerConfig) -> None:
+    mixer = randomised(config)
+    x = torch.randn(3, TIME, DIM)
+    order = torch.tensor([2, 0, 0])
+    with torch.no_grad():
+        y, state = mixer(x)
+        other, _ = mixer(x[order])
+        assert distance(other, y[order]) <= 1e-6
+        following = torch.randn(3, 5, DIM)
+        picked = tuple(tensor.index_select(0, order) for tensor in state)
+        wanted, _ = mixer(torch.cat([x[order], following], 1))
+        got, _ = mixer(following, picked)
+    assert distance(got, wanted[:, TIME:]) <= 1e-5
+
+
+@every_config
+def test_a_state_survives_saving(config: MixerConfig) -> None:
+    mixer = randomised(config)
+    x = torch.randn(1, TIME, DIM)
+    with torch.no_grad():
+        _, state = mixer(x[:, :11])
+        file = io.BytesIO()
+        torch.save((state, mixer.state_dict()), file)
+        file.seek(0)
+        loaded, weights = torch.load(file)
+        fresh = build(DIM, config).eval()
+        fresh.load_state_dict(weights, strict=True)
+        assert torch.equal(fresh(x[:, 11:], loaded)[0], mixer(x[:, 11:], state)[0])
+
+
+@every_config
+def test_the_initial_state_is_the_state_of_nothing(config: MixerConfig) -> None:
+    mixer = randomised(config)
+    x = torch.randn(2, TIME, DIM)
+    with torch.no_grad():
+        given_state, _ = mixer(x, mixer.initial_state(2))
+        assert distance(given_state, mixer(x)[0]) <= 1e-6
