@@ -46,14 +46,17 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    """Tied embeddings around the blocks; logits at the given places only."""
+    """Tied embeddings around the blocks; logits at the given places only.
+
+    Embeddings start at unit power: at GPT-2's 0.02 the first mixer's output drowns the token.
+    """
 
     def __init__(self, mixer: str) -> None:
         super().__init__()
         self.embed = nn.Embedding(VOCABULARY, DIM)
-        nn.init.normal_(self.embed.weight, std=0.02)
         self.blocks = nn.Sequential(*(Block(mixer) for _ in range(LAYERS)))
         self.norm = nn.LayerNorm(DIM)
+        nn.init.constant_(self.norm.weight, DIM**-0.5)
 
     def forward(self, tokens: Tensor, places: Tensor) -> Tensor:
         x = self.norm(self.blocks(self.embed(tokens)))
