@@ -3,7 +3,7 @@
     python benchmarks/mqar.py --arms attention spectral_layer --minutes 10
 
 Key-value pairs, then keys again at random distances: the model must give each key's value. 128
-tokens, 16 pairs, vocabulary 2048, width 128, 2 layers (`--task quick`: 64, 8, 512, 64, 1), logits
+tokens, 16 pairs, vocabulary 2048, width 128, 2 layers (`--task quick`: 64, 8, 512, 64, 2), logits
 at the queries only. Training mixes a quarter to all of the pairs, because many alone do not start
 to learn, and asks at every place after them; the evaluation asks each key once, among blanks.
 Source of the task: Zoology, https://arxiv.org/abs/2312.04927. An arm goes on from its checkpoint
@@ -46,7 +46,7 @@ class Task:
 
 TASKS = {
     "full": Task(),
-    "quick": Task(vocabulary=512, length=64, pairs=8, dim=64, layers=1),
+    "quick": Task(vocabulary=512, length=64, pairs=8, dim=64),
 }
 
 
