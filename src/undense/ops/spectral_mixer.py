@@ -66,6 +66,8 @@ class SpectralMixer(SequenceMixer):
         self.project_in = nn.Linear(dim, sum(self.mixed) + sum(self.plain), bias=False)
         self.conv = nn.Parameter(torch.randn(config.conv_width, sum(self.mixed)) * 0.1)
         self.conv.data[0] += 1
+        # A value is looked up by what came before it: from the start a key sees that token too.
+        self.conv.data[1:2, dim + features :] += 1
         self.project_out = nn.Linear(dim, dim, bias=False)
 
     @classmethod
