@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import undense.ffn
+import undense.mixers  # noqa: F401
 from undense import contract
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import subprocess
 import sys
@@ -109,7 +110,8 @@ def test_a_disturbed_timing_gives_no_ceiling(run_folder: Path) -> None:
         run_folder / "metrics.json",
         lambda top: top["amdahl"]["1"].update(ffn_time_share=1.2, bound=None),
     )
-    assert "120\u202f% of the model&#39;s time, which cannot be" in render(read_run(run_folder))
+    page = html.unescape(render(read_run(run_folder)))
+    assert "120\u202f% of the model's time, which cannot be" in page
 
 
 def test_text_from_the_run_cannot_become_markup(run_folder: Path) -> None:
