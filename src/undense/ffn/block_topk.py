@@ -16,6 +16,8 @@ from undense import contract, cost
 from undense.contract import DenseFFN, DenseShape, FFNComponent, Statistics, register
 from undense.cost import Cost
 from undense.errors import UndenseError
+from undense.kernels.library import serves
+from undense.kernels.native_routed import ACTIVATIONS, RoutedWeights
 from undense.ops.activation import activate, canonical
 from undense.ops.auxiliary import unevenness, unevenness_cost, with_loss
 from undense.ops.block_linear import BlockLinear
@@ -24,6 +26,7 @@ from undense.ops.co_activation import best, co_active, log_energy
 from undense.ops.low_rank import LowRankLinear
 from undense.ops.regression import ridge
 from undense.ops.reshaped import reshaped
+from undense.ops.routed_blocks import routed_blocks
 
 # A start stores the fitted router this many times larger. Scale does not change the choice, but it
 # changes what a step of Adam does to it: at scale 1, forty steps of layer-wise distillation unlearn
@@ -124,6 +127,10 @@ class BlockTopK(FFNComponent):
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)
         rows = x.reshape(-1, self.dim)
+        if not self.training and self.activation in ACTIVATIONS and serves(rows):
+            weights = self._weights()
+            y = routed_blocks(rows, weights, self.config.chosen, self.activation)
+            return y.reshape(x.shape)
         scores = self.router(rows)
         top, chosen = scores.topk(self.config.chosen, -1, sorted=False)
         if self.training and self.config.balance > 0:
@@ -135,6 +142,26 @@ class BlockTopK(FFNComponent):
         if self.shared_up is not None and self.shared_down is not None:
             y = y + self.shared_down(self._neurons(self.shared_up(rows)))
         return (y if self.bias is None else y + self.bias).reshape(x.shape)
+
+    def _weights(self) -> RoutedWeights:
+        first, last = (None, self.router)
+        if isinstance(last, LowRankLinear):
+            first, last = (last.first, last.last)
+        up, down = (self.shared_up, self.shared_down)
+        assert isinstance(last, BlockLinear) and (first is None or isinstance(first, BlockLinear))
+        return RoutedWeights(
+            first=None if first is None else first.weight[0],
+            last=last.weight[0],
+            router_bias=last.bias,
+            temperature=self.temperature,
+            up=self.up,
+            up_bias=self.up_bias,
+            down=self.down,
+            shared_up=None if up is None else up.weight[0],
+            shared_up_bias=None if up is None else up.bias,
+            shared_down=None if down is None else down.weight[0],
+            bias=self.bias,
+        )
 
     def _neurons(self, inner: Tensor) -> Tensor:
         if not self.config.gated:
