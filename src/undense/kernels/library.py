@@ -98,7 +98,6 @@ def native(name: str, dtype: torch.dtype) -> Callable[..., int]:
 
 def address(tensor: Tensor | None) -> int | None:
     """Where a contiguous tensor lies."""
-    assert tensor is None or tensor.is_contiguous()
     return None if tensor is None else tensor.data_ptr()
 
 
@@ -110,8 +109,14 @@ def serves(x: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.dtype in SUFFIX
         and not torch.is_autocast_enabled("cpu")
-        and kernels().library is not None
+        and present()
     )
+
+
+@torch.compiler.assume_constant_result
+def present() -> bool:
+    """Whether there is a library. The compiler asks once, while it traces."""
+    return kernels().library is not None
 
 
 ABSENT = (

@@ -16,10 +16,10 @@ ACTIVATIONS = ("gelu", "gelu_tanh", "silu", "relu", "relu2", "identity")
 class RoutedWeights(NamedTuple):
     """What such an FFN holds; None where a part is not there.
 
-    `first` (rank, dim), None for a full router; `last` (blocks, rank or dim); `router_bias`
+    `first` (1, rank, dim), None for a full router; `last` (1, blocks, rank or dim); `router_bias`
     (blocks); `temperature` (1); `up` (blocks, size or 2 * size, dim), `up_bias` (blocks, the same),
-    `down` (blocks, size, dim); `shared_up` (shared or 2 * shared, dim), `shared_up_bias`,
-    `shared_down` (dim, shared); `bias` (dim).
+    `down` (blocks, size, dim); `shared_up` (1, shared or 2 * shared, dim), `shared_up_bias`,
+    `shared_down` (1, dim, shared); `bias` (dim).
     """
 
     first: Tensor | None
@@ -36,16 +36,16 @@ class RoutedWeights(NamedTuple):
 
 
 def routed(x: Tensor, weights: RoutedWeights, k: int, activation: str) -> Tensor:
-    """y (tokens, dim) for `x` (tokens, dim), on a CPU, `k` blocks a token."""
+    """y (..., dim) for `x` (..., dim), on a CPU, `k` blocks a token."""
     blocks, size, dim = weights.down.shape
     y = torch.empty(x.shape, dtype=x.dtype)
-    held = [x.contiguous(), *(None if t is None else t.contiguous() for t in weights)]
-    rank = 0 if weights.first is None else len(weights.first)
-    shared = 0 if weights.shared_down is None else weights.shared_down.shape[1]
+    held = [x.contiguous(), *(None if t is None else t.contiguous() for t in weights), y]
+    rank = 0 if weights.first is None else weights.first.shape[1]
+    shared = 0 if weights.shared_down is None else weights.shared_down.shape[2]
     failed = native("routed", x.dtype)(
-        *(len(x), dim, blocks, size, k, rank, shared, weights.up.shape[1] != size),
+        *(x.numel() // dim, dim, blocks, size, k, rank, shared, weights.up.shape[1] != size),
         ACTIVATIONS.index(activation),
-        *map(address, (*held, y)),
+        *map(address, held),
         torch.get_num_threads(),
     )
     if failed:

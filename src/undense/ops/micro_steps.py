@@ -5,6 +5,7 @@ Step by step it is some ten operations over memory for a few FLOPs a feature.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -57,7 +58,5 @@ def _(x: Tensor, *held: Tensor) -> Tensor:
 def _flops(x: Any, selected: Any, into: Any, shift: Any, out: Any, offset: Any, **_: Any) -> int:
     """A step: product, sum, SiLU, product, sum; from the second on the state and the update too."""
     steps, features = into
-    numbers = features
-    for size in x[:-1]:
-        numbers *= size
+    numbers = features * math.prod(x[:-1])
     return numbers * (steps * (cost.per_element("silu") + 4) + 2 * (steps - 1))

@@ -6,6 +6,7 @@ twenty. What it computes is what `BlockTopK` computes step by step when gradient
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ _LIBRARY.define(
 def routed_blocks(x: Tensor, weights: RoutedWeights, k: int, activation: str) -> Tensor:
     """y = shared(x) + sum over the k best blocks b of gate_b down_b^T act(up_b x + bias_b) + bias.
 
-    `x` (tokens, dim); on a CPU, without gradient; `activation` one of ACTIVATIONS.
+    `x` (..., dim); on a CPU, without gradient; `activation` one of ACTIVATIONS.
     """
     return torch.ops.undense.routed_blocks(x, *weights, k, activation)
 
@@ -52,12 +53,12 @@ def _flops(
     k: int, activation: str, **_: Any,
 ) -> int:  # fmt: skip
     """Router, choice, temperature, gates, blocks, shared neurons, biases, from shapes."""
-    tokens, dim = x
+    dim, tokens = (x[-1], math.prod(x[:-1]))
     blocks, size, _ = down
     multiplied = [last] if first is None else [first, last]
     parts = [
         cost.block_linear("router", tokens, 1, fan_in, fan_out, bias=False)
-        for fan_out, fan_in in multiplied
+        for _, fan_out, fan_in in multiplied
     ]
     if router_bias is not None:
         parts.append(cost.elementwise("router bias", tokens * blocks))
@@ -69,7 +70,7 @@ def _flops(
         ),
     ]
     if shared_down is not None:
-        always, inner = shared_down[1], shared_up[0]
+        always, inner = (shared_down[2], shared_up[1])
         parts += [
             cost.block_linear("up", tokens, 1, dim, inner, bias=shared_up_bias is not None),
             cost.activation("activation", tokens * always, activation),
