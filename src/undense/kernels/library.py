@@ -31,6 +31,7 @@ SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 TYPES = {"i": ctypes.c_int64, "p": ctypes.c_void_p, "t": ctypes.c_int}
 
 VARIABLE = "UNDENSE_KERNELS"
+ELSEWHERE = "UNDENSE_LIBRARY"  # another build of the library, such as one with sanitizers
 LEVELS = ("baseline", "avx2", "avx512")
 CHOICES = ("auto", "reference", *LEVELS)
 
@@ -56,7 +57,8 @@ def kernels() -> Kernels:
         raise UndenseError(f"{VARIABLE}={wanted!r}; it must be one of {', '.join(CHOICES)}")
     if wanted == "reference":
         return Kernels("reference", f"{VARIABLE}=reference", None)
-    built = sorted(Path(__file__).parent.glob("_native*.so"))
+    elsewhere = os.environ.get(ELSEWHERE)
+    built = [Path(elsewhere)] if elsewhere else sorted(Path(__file__).parent.glob("_native*.so"))
     if not built:
         if wanted != "auto":
             raise UndenseError(f"{VARIABLE}={wanted}, but {ABSENT}")
