@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -52,6 +53,12 @@ def test_every_instruction_set_computes_the_same() -> None:
         path, other = done.stdout.split()
         assert path == level
         assert float(other) == pytest.approx(float(total), rel=1e-4)
+
+
+def test_where_there_is_a_compiler_there_is_a_library() -> None:
+    """A failed build is no error to the installer, so that it must be one here."""
+    if shutil.which("c++") or shutil.which("g++"):
+        assert kernels().library is not None or VARIABLE in os.environ, kernels().reason
 
 
 def test_an_unknown_path_is_one_clear_error() -> None:
