@@ -32,7 +32,7 @@ TYPES = {"i": ctypes.c_int64, "p": ctypes.c_void_p, "t": ctypes.c_int}
 
 VARIABLE = "UNDENSE_KERNELS"
 ELSEWHERE = "UNDENSE_LIBRARY"  # another build of the library, such as one with sanitizers
-LEVELS = ("baseline", "avx2", "avx512")
+LEVELS = ("baseline", "avx2", "avx512", "amx")
 CHOICES = ("auto", "reference", *LEVELS)
 
 

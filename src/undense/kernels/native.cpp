@@ -6,6 +6,14 @@
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 typedef struct {
     uint16_t bits;
@@ -30,7 +38,7 @@ static inline void assign(bf16 *to, float v) { *to = narrow(v); }
 
 // A block that fewer pairs than this belong to is not worth a copy; nor is one of wide rows in fp32,
 // where reading the rows as they lie loses little, below MANY.
-const long FEW = 6, MANY = 40;
+const long FEW = 6, MANY = 40, FEW_TILES = 3;
 
 // Pairs of a token and a block, sorted by block.
 struct Pairs {
@@ -141,16 +149,47 @@ namespace avx512 {
 #undef LANES
 }  // namespace avx512
 END_TARGET
+
+BEGIN_TARGET("amx-tile,amx-bf16,avx512f,avx512bw,avx512dq,avx512vl,fma")
+namespace amx {
+#define LANES 16
+#define AMX_TILES
+#include "chosen_blocks.inc"
+#include "activation.inc"
+#include "routed_blocks.inc"
+#include "micro_steps.inc"
+#undef AMX_TILES
+#undef LANES
+}  // namespace amx
+END_TARGET
 #endif
 
-enum { BASELINE = 0, AVX2 = 1, AVX512 = 2 };
+enum { BASELINE = 0, AVX2 = 1, AVX512 = 2, AMX = 3 };
+
+#if defined(__x86_64__)
+// The system lends the tile registers to a process that asks for them.
+static bool tiles_granted() {
+#if defined(__linux__)
+    const long request = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    return syscall(SYS_arch_prctl, request, tile_data) == 0;
+#else
+    return false;
+#endif
+}
+
+static bool has_tiles() {
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    return (d >> 22 & 1) && (d >> 24 & 1) && tiles_granted();  // amx-bf16, amx-tile
+}
+#endif
 
 static int detected() {
 #if defined(__x86_64__)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-        return AVX512;
+        return has_tiles() ? AMX : AVX512;
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return AVX2;
 #endif
     return BASELINE;
@@ -161,6 +200,7 @@ static int level = detected();
 #if defined(__x86_64__)
 #define RUN(call)                                  \
     switch (level) {                               \
+        case AMX: amx::call; break;                \
         case AVX512: avx512::call; break;          \
         case AVX2: avx2::call; break;              \
         default: baseline::call;                   \
@@ -171,7 +211,7 @@ static int level = detected();
 
 extern "C" {
 
-// The instruction set in use: 0 baseline, 1 AVX2, 2 AVX-512.
+// The instruction set in use: 0 baseline, 1 AVX2, 2 AVX-512, 3 AVX-512 and AMX.
 int undense_level(void) { return level; }
 
 // Use a lower one than the CPU has (for tests and comparisons); returns what is then in use.
