@@ -80,6 +80,8 @@ def distill(
 ) -> DistillResult:
     """Train the replacement of each pair (replacement, dense FFN) in place.
 
+    `model` carries the student's stream through all replacements: of a language model the base
+    model does, and its head would be computed for nothing.
     The loss of a site is its relative squared error, mean (y - t)^2 / variance of t. With `folder`,
     the state is kept in `folder/distill.pt` and a later call with the same settings continues from
     it, to the same weights as without the interruption. `watch` is called with the number of steps
@@ -133,7 +135,9 @@ def _sites(pairs: Mapping[str, tuple[nn.Module, Callable[[Tensor], Tensor]]]) ->
     for name, (student, teacher) in pairs.items():
         weights = [p for p in student.parameters() if p.requires_grad]
         if weights:
-            optimizer = torch.optim.AdamW(weights, lr=0.0, betas=(0.9, 0.95), weight_decay=0.0)
+            optimizer = torch.optim.AdamW(
+                weights, lr=0.0, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+            )
             sites.append(_Site(name=name, student=student, teacher=teacher, optimizer=optimizer))
     if not sites:
         raise UndenseError(
