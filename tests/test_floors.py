@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "src" / "undense"
 FLOORS = [
     {"errors", "files", "cost", "registry"},
+    {"kernels"},
     {"ops", "contract", "mixing"},
     {"ffn", "mixers", "measure", "train"},
     {"convert", "models"},

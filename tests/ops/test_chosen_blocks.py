@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.library import opcheck
 
+from undense.kernels.pairs import FEW_PAIRS
 from undense.measure.flops import count_flops
-from undense.ops import chosen_blocks as module
 from undense.ops.activation import NAMES, activate
 from undense.ops.chosen_blocks import chosen_blocks
 
@@ -75,7 +75,7 @@ def test_values_and_gradients_are_those_of_one_block_at_a_time(
 
 
 def test_both_paths_were_tested() -> None:
-    assert 4 * K <= module.FEW_PAIRS < 60 * K
+    assert 4 * K <= FEW_PAIRS < 60 * K
 
 
 def test_blocks_that_nobody_chose_are_not_read() -> None:

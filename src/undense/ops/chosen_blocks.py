@@ -1,7 +1,6 @@
 """A two-layer map of which every token computes only the blocks of hidden neurons chosen for it.
 
-Pairs (token, block) are grouped by block, so that each block is one matrix product over the tokens
-that chose it; at a few tokens the rows of the second layer are summed where they are stored. The
+Pairs (token, block) are grouped by block (`kernels/`: compiled code, plain PyTorch beside it). The
 grouping depends on the data, so this is a custom operation with its own backward, shapes and FLOPs.
 """
 
@@ -10,17 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.library import custom_op, register_autocast
 from torch.utils.flop_counter import register_flop_formula
 
 from undense import cost
 from undense.cost import Cost
+from undense.kernels.native_pairs import grouped
+from undense.kernels.pairs import Pairs, wide
 from undense.ops.activation import activate, activate_backward
-
-# Up to so many pairs, reading single rows beats a matrix product and a scattered sum for each
-# block (GPT-2's width, one thread: 0.13 against 0.22 ms at 23 pairs, level at about a hundred).
-FEW_PAIRS = 96
 
 
 def chosen_blocks(
@@ -51,27 +48,11 @@ def _forward(
     gates: Tensor,
     activation: str,
 ) -> tuple[Tensor, Tensor]:
-    """The output, and what enters the activation, pairs in the order of their blocks."""
-    order, token, sizes = _grouped(chosen, len(up))
-    inner = x.new_empty(len(order), up.shape[1])
-    columns = up.transpose(1, 2).unbind(0)
-    for block, (rows, into) in enumerate(zip(token.split(sizes), inner.split(sizes), strict=True)):
-        if sizes[block]:
-            seen = x.index_select(0, rows)
-            if up_bias is None:
-                torch.mm(seen, columns[block], out=into)
-            else:
-                torch.addmm(up_bias[block], seen, columns[block], out=into)
+    """The output, and what enters the activation (at least fp32), pairs in order of their blocks."""
+    pairs = grouped(chosen, up)
+    inner = pairs.gather_dot(x, up, up_bias)
     hidden = _neurons(inner, down.shape[1], activation)
-    hidden = hidden * gates.flatten().index_select(0, order)[:, None]
-    if len(order) <= FEW_PAIRS:
-        return _summed_rows(hidden, down, chosen, order), inner
-    y = torch.zeros_like(x)
-    parts = zip(token.split(sizes), hidden.split(sizes), down.unbind(0), strict=True)
-    for rows, values, matrix in parts:
-        if len(rows):
-            y.index_add_(0, rows, values @ matrix)
-    return y, inner
+    return pairs.scatter_add(hidden * _gates(gates, pairs), down), inner
 
 
 @custom_op("undense::chosen_blocks_backward", mutates_args=())
@@ -86,23 +67,14 @@ def _backward(
     activation: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, up, up_bias, down and gates; the activation is computed again."""
-    order, token, sizes = _grouped(chosen, len(up))
+    pairs = grouped(chosen, up)
     size = down.shape[1]
-    weight = gates.flatten().index_select(0, order)[:, None]
+    weight = _gates(gates, pairs)
     hidden = _neurons(inner, size, activation)
-    gated = hidden * weight
-    from_output = torch.empty_like(hidden)
-    grad_down = torch.zeros_like(down)
-    groups = list(zip(token.split(sizes), range(len(up)), strict=True))
-    for (rows, block), values, into in zip(
-        groups, gated.split(sizes), from_output.split(sizes), strict=True
-    ):
-        if len(rows):
-            received = grad.index_select(0, rows)
-            torch.mm(received, down[block].T, out=into)
-            torch.mm(values.T, received, out=grad_down[block])
+    from_output = pairs.gather_dot(grad, down, None)
+    grad_down = pairs.outer_sum(hidden * weight, grad)
     grad_gates = torch.empty_like(gates)
-    grad_gates.view(-1)[order] = (from_output * hidden).sum(1)
+    grad_gates.view(-1)[pairs.order] = (from_output * hidden).sum(1).to(gates.dtype)
     from_output = from_output * weight
     if up.shape[1] == size:
         to_inner = activate_backward(from_output, inner, activation)
@@ -110,22 +82,15 @@ def _backward(
         first, second = inner.split(size, 1)
         through = activate_backward(from_output * second, first, activation)
         to_inner = torch.cat([through, from_output * activate(first, activation)], 1)
-    grad_x = torch.zeros_like(x)
-    grad_up = torch.zeros_like(up)
-    for (rows, block), values in zip(groups, to_inner.split(sizes), strict=True):
-        if len(rows):
-            torch.mm(values.T, x.index_select(0, rows), out=grad_up[block])
-            grad_x.index_add_(0, rows, values @ up[block])
-    blocks = chosen.flatten().index_select(0, order)
-    grad_bias = x.new_zeros(up.shape[:2]).index_add_(0, blocks, to_inner)
-    return grad_x, grad_up, grad_bias, grad_down, grad_gates
+    blocks = chosen.flatten().index_select(0, pairs.order)
+    grad_bias = inner.new_zeros(up.shape[:2]).index_add_(0, blocks, to_inner).to(x.dtype)
+    grad_x = pairs.scatter_add(to_inner, up)
+    return grad_x, pairs.outer_sum(to_inner, x), grad_bias, grad_down, grad_gates
 
 
-def _grouped(chosen: Tensor, blocks: int) -> tuple[Tensor, Tensor, list[int]]:
-    """Pairs sorted by block, the token of each, and how many pairs each block has."""
-    flat = chosen.flatten()
-    order = flat.argsort(stable=True)
-    return order, order // max(1, chosen.shape[1]), torch.bincount(flat, minlength=blocks).tolist()
+def _gates(gates: Tensor, pairs: Pairs) -> Tensor:
+    """(pairs, 1), at least fp32."""
+    return gates.flatten().index_select(0, pairs.order)[:, None].to(wide(gates.dtype))
 
 
 def _neurons(inner: Tensor, size: int, activation: str) -> Tensor:
@@ -134,20 +99,6 @@ def _neurons(inner: Tensor, size: int, activation: str) -> Tensor:
         return activate(inner, activation)
     first, second = inner.split(size, 1)
     return activate(first, activation) * second
-
-
-def _summed_rows(hidden: Tensor, down: Tensor, chosen: Tensor, order: Tensor) -> Tensor:
-    """The second layer as a weighted sum of the rows of the chosen blocks, none of them copied."""
-    blocks, size, dim = down.shape
-    tokens, k = chosen.shape
-    weights = torch.empty_like(hidden).index_copy_(0, order, hidden)
-    rows = chosen[..., None] * size + torch.arange(size, device=chosen.device)
-    return nn.functional.embedding_bag(
-        rows.view(tokens, k * size),
-        down.view(blocks * size, dim),
-        per_sample_weights=weights.view(tokens, k * size),
-        mode="sum",
-    )
 
 
 @_forward.register_fake
@@ -160,7 +111,8 @@ def _(
     gates: Tensor,
     activation: str,
 ) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), x.new_empty(chosen.shape[0] * chosen.shape[1], up.shape[1])
+    inner = x.new_empty(chosen.numel(), up.shape[1], dtype=wide(x.dtype))
+    return torch.empty_like(x), inner
 
 
 @_backward.register_fake

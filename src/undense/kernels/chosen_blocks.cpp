@@ -1,0 +1,156 @@
+// Token-chosen blocks of hidden neurons on a CPU: a plain C interface, called from library.py.
+//
+// One body (chosen_blocks.inc) in the vector extensions of GCC and Clang, compiled for several
+// instruction sets; which one runs is decided when the library is loaded.
+
+#include <stdint.h>
+
+typedef struct {
+    uint16_t bits;
+} bf16;
+
+static inline float widen(float v) { return v; }
+static inline float widen(bf16 v) {
+    uint32_t word = (uint32_t)v.bits << 16;
+    float wide;
+    __builtin_memcpy(&wide, &word, sizeof wide);
+    return wide;
+}
+// To the nearest, ties to even; a NaN stays one.
+static inline bf16 narrow(float v) {
+    uint32_t word;
+    __builtin_memcpy(&word, &v, sizeof word);
+    if (v != v) return bf16{(uint16_t)((word >> 16) | 0x40)};
+    return bf16{(uint16_t)((word + 0x7fff + ((word >> 16) & 1)) >> 16)};
+}
+static inline void assign(float *to, float v) { *to = v; }
+static inline void assign(bf16 *to, float v) { *to = narrow(v); }
+
+// A block that fewer pairs than this belong to is not worth a copy; nor is one of wide rows in fp32,
+// where reading the rows as they lie loses little, below MANY.
+const long FEW = 6, MANY = 40;
+
+// Pairs of a token and a block, sorted by block.
+struct Pairs {
+    long blocks;
+    const int64_t *offsets;  // (blocks + 1)
+    const int64_t *token;    // (pairs)
+};
+
+#if defined(__clang__)
+#define PRAGMA(text) _Pragma(#text)
+#define BEGIN_TARGET(name) PRAGMA(clang attribute push(__attribute__((target(name))), apply_to = function))
+#define END_TARGET _Pragma("clang attribute pop")
+#else
+#define PRAGMA(text) _Pragma(#text)
+#define BEGIN_TARGET(name) _Pragma("GCC push_options") PRAGMA(GCC target(name))
+#define END_TARGET _Pragma("GCC pop_options")
+#endif
+
+namespace baseline {  // SSE2, NEON: what every CPU of the architecture has
+#define LANES 4
+#include "chosen_blocks.inc"
+#undef LANES
+}  // namespace baseline
+
+#if defined(__x86_64__)
+BEGIN_TARGET("avx2,fma")
+namespace avx2 {
+#define LANES 8
+#include "chosen_blocks.inc"
+#undef LANES
+}  // namespace avx2
+END_TARGET
+
+BEGIN_TARGET("avx512f,avx512bw,avx512dq,avx512vl,fma")
+namespace avx512 {
+#define LANES 16
+#include "chosen_blocks.inc"
+#undef LANES
+}  // namespace avx512
+END_TARGET
+#endif
+
+enum { BASELINE = 0, AVX2 = 1, AVX512 = 2 };
+
+static int detected() {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+        return AVX512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return AVX2;
+#endif
+    return BASELINE;
+}
+
+static int level = detected();
+
+#if defined(__x86_64__)
+#define RUN(call)                                  \
+    switch (level) {                               \
+        case AVX512: avx512::call; break;          \
+        case AVX2: avx2::call; break;              \
+        default: baseline::call;                   \
+    }
+#else
+#define RUN(call) baseline::call;
+#endif
+
+extern "C" {
+
+// The instruction set in use: 0 baseline, 1 AVX2, 2 AVX-512.
+int undense_level(void) { return level; }
+
+// Use a lower one than the CPU has (for tests and comparisons); returns what is then in use.
+int undense_limit(int wanted) {
+    const int most = detected();
+    level = wanted < most ? wanted : most;
+    return level;
+}
+
+// Sort pairs by block, stably. order: which pair of (tokens, k) stands at each place.
+// Returns -1, or the place of the first block number that does not exist.
+int64_t undense_group(int64_t tokens, int64_t k, int64_t blocks, const int64_t *chosen,
+                      int64_t *offsets, int64_t *order, int64_t *token) {
+    for (int64_t b = 0; b <= blocks; ++b) offsets[b] = 0;
+    for (int64_t i = 0; i < tokens * k; ++i) {
+        if (chosen[i] < 0 || chosen[i] >= blocks) return i;
+        ++offsets[chosen[i] + 1];
+    }
+    for (int64_t b = 0; b < blocks; ++b) offsets[b + 1] += offsets[b];
+    for (int64_t t = 0, i = 0; t < tokens; ++t)
+        for (int64_t j = 0; j < k; ++j, ++i) {
+            const int64_t place = offsets[chosen[i]]++;  // becomes the beginning of the next block
+            order[place] = i;
+            token[place] = t;
+        }
+    for (int64_t b = blocks; b > 0; --b) offsets[b] = offsets[b - 1];
+    offsets[0] = 0;
+    return -1;
+}
+
+#define EXPORT(suffix, T)                                                                         \
+    void undense_gather_dot_##suffix(int64_t blocks, int64_t dim, int64_t width,                  \
+                                     const int64_t *offsets, const int64_t *token, const T *rows, \
+                                     const T *matrix, const T *bias, float *out, int threads) {   \
+        Pairs pairs = {(long)blocks, offsets, token};                                             \
+        RUN(gather_dot(pairs, dim, width, rows, matrix, bias, out, threads))                      \
+    }                                                                                             \
+    void undense_scatter_add_##suffix(int64_t blocks, int64_t dim, int64_t width,                 \
+                                      const int64_t *offsets, const int64_t *token,               \
+                                      const float *values, const T *matrix, float *y,             \
+                                      int threads) {                                              \
+        Pairs pairs = {(long)blocks, offsets, token};                                             \
+        RUN(scatter_add(pairs, dim, width, values, matrix, y, threads))                           \
+    }                                                                                             \
+    void undense_outer_sum_##suffix(int64_t blocks, int64_t dim, int64_t width,                   \
+                                    const int64_t *offsets, const int64_t *token,                 \
+                                    const float *values, const T *rows, T *grad, int threads) {   \
+        Pairs pairs = {(long)blocks, offsets, token};                                             \
+        RUN(outer_sum(pairs, dim, width, values, rows, grad, threads))                            \
+    }
+
+EXPORT(f32, float)
+EXPORT(bf16, bf16)
+}
