@@ -173,6 +173,30 @@ def test_cost_equals_the_counted_flops_at_any_size(
 
 
 @every_config
+def test_inference_without_gradients_is_the_same_function_at_the_same_cost(config: Config) -> None:
+    """Where no gradient is wanted a component may take another path: compiled code."""
+    torch.compiler.reset()
+    component = build(DIM, config).eval()
+    x = torch.randn(2, 7, DIM)
+    expected = component(x).detach()
+    with torch.no_grad():
+        assert torch.allclose(component(x), expected, atol=1e-5)
+        assert component(x[:0]).shape == (0, 7, DIM)
+        count = count_flops(component, x)
+        compiled = torch.compile(component, backend="aot_eager", fullgraph=True)
+        assert torch.allclose(compiled(x), expected, atol=1e-5)
+        rounded = deepcopy(component).bfloat16()(x.bfloat16())
+    assert count.dispatched == component.cost(14).forward and not count.uncounted
+    assert rounded.dtype == torch.bfloat16
+    if config.token_local:  # what one token carries, not even a NaN, reaches another
+        x[0, 3] = torch.nan
+        with torch.no_grad():
+            y = component(x)
+        others = torch.arange(14) != 3
+        assert torch.allclose(y.view(14, DIM)[others], expected.view(14, DIM)[others], atol=1e-5)
+
+
+@every_config
 def test_parts_of_a_cost_sum_to_the_whole(config: Config) -> None:
     tree = build(DIM, config).cost(5)
     for _, node in tree.walk():

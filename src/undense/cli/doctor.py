@@ -85,10 +85,24 @@ def machine() -> Iterator[Check]:
     yield Check(name="threads", state="ok", found=found)
     capability = torch.backends.cpu.get_cpu_capability()
     yield Check(name="cpu", state="ok", found=f"{platform.machine()}, {capability}")
+    yield compiled()
     if torch.cuda.is_available():
         yield Check(name="cuda", state="ok", found=torch.cuda.get_device_name())
     else:
         yield Check(name="cuda", state="optional", found="none; everything runs on the CPU")
+
+
+def compiled() -> Check:
+    """Which compiled code runs."""
+    from undense.kernels.library import ABSENT, VARIABLE, kernels
+
+    found = kernels()
+    if found.library is not None:
+        text = f"{found.path} ({found.reason}); {VARIABLE} overrides"
+        return Check(name="kernels", state="ok", found=text)
+    remedy = ABSENT.partition(": ")[2] if found.reason == ABSENT else f"unset {VARIABLE}"
+    text = f"plain PyTorch, several times slower for token-chosen blocks: {found.reason}"
+    return Check(name="kernels", state="optional", found=text, remedy=remedy)
 
 
 def registration() -> Check:

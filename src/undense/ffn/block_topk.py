@@ -16,6 +16,8 @@ from undense import contract, cost
 from undense.contract import DenseFFN, DenseShape, FFNComponent, Statistics, register
 from undense.cost import Cost
 from undense.errors import UndenseError
+from undense.kernels.library import serves
+from undense.kernels.native_routed import ACTIVATIONS, RoutedWeights
 from undense.ops.activation import activate, canonical
 from undense.ops.auxiliary import unevenness, unevenness_cost, with_loss
 from undense.ops.block_linear import BlockLinear
@@ -24,6 +26,7 @@ from undense.ops.co_activation import best, co_active, log_energy
 from undense.ops.low_rank import LowRankLinear
 from undense.ops.regression import Ridge, ridge
 from undense.ops.reshaped import reshaped
+from undense.ops.routed_blocks import routed_blocks
 
 # A start stores the fitted router this many times larger. Scale does not change the choice, but it
 # changes what a step of Adam does to it: at scale 1, forty steps of layer-wise distillation unlearn
@@ -123,6 +126,8 @@ class BlockTopK(FFNComponent):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)
+        if not self.training and self.activation in ACTIVATIONS and serves(x):
+            return routed_blocks(x, self._weights(), self.config.chosen, self.activation)
         rows = x.reshape(-1, self.dim)
         scores = self.router(rows)
         top, chosen = scores.topk(self.config.chosen, -1, sorted=False)
@@ -135,6 +140,24 @@ class BlockTopK(FFNComponent):
         if self.shared_up is not None and self.shared_down is not None:
             y = y + self.shared_down(self._neurons(self.shared_up(rows)))
         return (y if self.bias is None else y + self.bias).reshape(x.shape)
+
+    def _weights(self) -> RoutedWeights:
+        first, last = (None, self.router)
+        if isinstance(last, LowRankLinear):
+            first, last = (last.first, last.last)
+        return RoutedWeights(
+            first=_held(first, "weight"),
+            last=_there(last, "weight"),
+            router_bias=_held(last, "bias"),
+            temperature=_there(self, "temperature"),
+            up=_there(self, "up"),
+            up_bias=_held(self, "up_bias"),
+            down=_there(self, "down"),
+            shared_up=_held(self.shared_up, "weight"),
+            shared_up_bias=_held(self.shared_up, "bias"),
+            shared_down=_held(self.shared_down, "weight"),
+            bias=_held(self, "bias"),
+        )
 
     def _neurons(self, inner: Tensor) -> Tensor:
         if not self.config.gated:
@@ -294,3 +317,15 @@ class BlockTopK(FFNComponent):
         if config.rank is not None:
             config = config.replace(rank=RANK * chosen)
         return config.replace(chosen=chosen, shared=shared)
+
+
+def _held(module: nn.Module | None, name: str) -> Tensor | None:
+    """A parameter, None where it is not there. As an attribute it would take five times as long,
+    and at one token a small FFN is no more than a few microseconds of work."""
+    return None if module is None else module._parameters.get(name)
+
+
+def _there(module: nn.Module, name: str) -> Tensor:
+    parameter = module._parameters[name]
+    assert parameter is not None
+    return parameter

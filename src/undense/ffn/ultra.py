@@ -118,7 +118,9 @@ class UltraEfficientSparseFFN(FFNComponent):
                 state = state + step
         assert update is not None
         result = update if self.norm_out is None else self.norm_out(update)
-        return nn.functional.dropout(result, self.config.dropout, self.training)
+        if not self.training:
+            return result
+        return nn.functional.dropout(result, self.config.dropout)
 
     def cost(self, tokens: int) -> Cost:
         numbers = tokens * self.dim

@@ -1,8 +1,8 @@
 """The compiled library: where it is, which instruction set it runs, how to do without it.
 
-It is built with the package (a C++ compiler is all it needs) as a plain C interface and loaded with
-ctypes; its threads are those of torch's OpenMP. Without a compiler the package installs all the same
-and the plain PyTorch paths run: `undense doctor` says which.
+It is built with the package (a C++ compiler is all it needs) as a plain C interface and loaded
+with ctypes; its threads are those of torch's OpenMP. Without a compiler the package installs all
+the same and the plain PyTorch paths run: `undense doctor` says which.
 """
 
 from __future__ import annotations
@@ -10,12 +10,28 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
+
 from undense.errors import UndenseError
 
+# What a function takes: i a size, p an address (None for what is not there), t a number of threads.
+SIGNATURES = {
+    "gather_dot": "iiippppppt",
+    "scatter_add": "iiipppppt",
+    "outer_sum": "iiipppppt",
+    "routed": 9 * "i" + 13 * "p" + "t",
+    "micro_steps": 4 * "i" + 7 * "p" + "t",
+}
+SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
+TYPES = {"i": ctypes.c_int64, "p": ctypes.c_void_p, "t": ctypes.c_int}
+
 VARIABLE = "UNDENSE_KERNELS"
+ELSEWHERE = "UNDENSE_LIBRARY"  # another build of the library, such as one with sanitizers
 LEVELS = ("baseline", "avx2", "avx512")
 CHOICES = ("auto", "reference", *LEVELS)
 
@@ -41,7 +57,8 @@ def kernels() -> Kernels:
         raise UndenseError(f"{VARIABLE}={wanted!r}; it must be one of {', '.join(CHOICES)}")
     if wanted == "reference":
         return Kernels("reference", f"{VARIABLE}=reference", None)
-    built = sorted(Path(__file__).parent.glob("_native*.so"))
+    elsewhere = os.environ.get(ELSEWHERE)
+    built = [Path(elsewhere)] if elsewhere else sorted(Path(__file__).parent.glob("_native*.so"))
     if not built:
         if wanted != "auto":
             raise UndenseError(f"{VARIABLE}={wanted}, but {ABSENT}")
@@ -54,7 +71,7 @@ def kernels() -> Kernels:
                 f"{VARIABLE}={wanted}, but the library does not load: {error}"
             ) from error
         return Kernels("reference", f"{built[-1].name} does not load: {error}", None)
-    library.undense_group.restype = ctypes.c_int64
+    _declare(library)
     level = library.undense_level()
     if wanted != "auto":
         level = library.undense_limit(LEVELS.index(wanted))
@@ -63,6 +80,45 @@ def kernels() -> Kernels:
                 f"{VARIABLE}={wanted}, but this CPU has no more than {LEVELS[level]}"
             )
     return Kernels(LEVELS[level], built[-1].name, library)
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    library.undense_group.argtypes = [TYPES[kind] for kind in "iiipppp"]
+    library.undense_group.restype = ctypes.c_int64
+    for name, kinds in SIGNATURES.items():
+        for suffix in SUFFIX.values():
+            function = getattr(library, f"undense_{name}_{suffix}")
+            function.argtypes = [TYPES[kind] for kind in kinds]
+            function.restype = ctypes.c_int64 if name == "routed" else None
+
+
+@functools.cache
+def native(name: str, dtype: torch.dtype) -> Callable[..., int]:
+    """The compiled function of this name for matrices of this dtype; `kernels` has found it."""
+    return getattr(kernels().library, f"undense_{name}_{SUFFIX[dtype]}")
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """Where a contiguous tensor lies."""
+    return None if tensor is None else tensor.data_ptr()
+
+
+def serves(x: Tensor) -> bool:
+    """Whether compiled inference takes this call: there is a library, no gradient is wanted, and
+    the tensor is on the CPU in fp32 or bf16, not under autocast."""
+    return (
+        not torch.is_grad_enabled()
+        and x.device.type == "cpu"
+        and x.dtype in SUFFIX
+        and not torch.is_autocast_enabled("cpu")
+        and present()
+    )
+
+
+@torch.compiler.assume_constant_result
+def present() -> bool:
+    """Whether there is a library. The compiler asks once, while it traces."""
+    return kernels().library is not None
 
 
 ABSENT = (

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
 
 from undense.errors import UndenseError
-from undense.kernels.library import kernels
+from undense.kernels.library import SUFFIX, address, kernels, native
 from undense.kernels.pairs import Pairs, ReferencePairs
-
-SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
 def grouped(chosen: Tensor, matrix: Tensor) -> Pairs:
@@ -26,22 +24,19 @@ def grouped(chosen: Tensor, matrix: Tensor) -> Pairs:
 
 @final
 class NativePairs(Pairs):
-    """By `chosen_blocks.cpp`: nothing is gathered into copies; sums are fp32; the order of every
-    sum is the same for any number of threads."""
+    """By `chosen_blocks.inc`: rows are read where they lie; sums are fp32; the order of every sum
+    is the same for any number of threads."""
 
     def __init__(self, chosen: Tensor, blocks: int, library: ctypes.CDLL) -> None:
         """`chosen` (tokens, k): numbers of blocks."""
         chosen = chosen.contiguous()
         self.tokens, k = chosen.shape
         self.blocks = blocks
-        self.library = library
         self.order = torch.empty(chosen.numel(), dtype=torch.int64)
         self.token = torch.empty_like(self.order)
         self.offsets = torch.empty(blocks + 1, dtype=torch.int64)
-        wrong = _call(
-            library.undense_group,
-            *(self.tokens, k, blocks, chosen, self.offsets, self.order, self.token),
-        )
+        places = map(address, (chosen, self.offsets, self.order, self.token))
+        wrong = library.undense_group(self.tokens, k, blocks, *places)
         if wrong >= 0:
             raise UndenseError(
                 f"chosen block {chosen.flatten()[wrong].item()} does not exist; there are {blocks}"
@@ -65,20 +60,5 @@ class NativePairs(Pairs):
 
     def _run(self, name: str, matrix: Tensor, *operands: Tensor | None) -> None:
         _, width, dim = matrix.shape
-        _call(
-            getattr(self.library, f"undense_{name}_{SUFFIX[matrix.dtype]}"),
-            *(self.blocks, dim, width, self.offsets, self.token, *operands),
-            threads=torch.get_num_threads(),
-        )
-
-
-def _call(function: Any, *arguments: int | Tensor | None, threads: int | None = None) -> Any:
-    """Sizes as 64-bit integers, tensors by address, None as a null pointer; threads last."""
-    given = [
-        ctypes.c_int64(value) if isinstance(value, int)
-        else ctypes.c_void_p(None if value is None else value.data_ptr())
-        for value in arguments
-    ]  # fmt: skip
-    if threads is not None:
-        given.append(ctypes.c_int(threads))
-    return function(*given)
+        places = map(address, (self.offsets, self.token, *operands))
+        native(name, matrix.dtype)(self.blocks, dim, width, *places, torch.get_num_threads())

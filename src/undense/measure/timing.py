@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from undense.errors import UndenseError
+from undense.kernels.library import kernels
 
 # The clock resolves far below a microsecond; this leaves its error under one part in a thousand.
 SAMPLE_SECONDS = 1e-3
@@ -108,6 +109,7 @@ def environment() -> dict[str, object]:
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "kernels": kernels().path,
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,
         "dtype": str(torch.get_default_dtype()).removeprefix("torch."),

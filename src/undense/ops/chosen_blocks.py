@@ -48,7 +48,7 @@ def _forward(
     gates: Tensor,
     activation: str,
 ) -> tuple[Tensor, Tensor]:
-    """The output, and what enters the activation (at least fp32), pairs in order of their blocks."""
+    """The output, and what enters the activation, (pairs, width), at least fp32."""
     pairs = grouped(chosen, up)
     inner = pairs.gather_dot(x, up, up_bias)
     hidden = _neurons(inner, down.shape[1], activation)

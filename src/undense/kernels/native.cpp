@@ -3,7 +3,9 @@
 // One body (chosen_blocks.inc) in the vector extensions of GCC and Clang, compiled for several
 // instruction sets; which one runs is decided when the library is loaded.
 
+#include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 
 typedef struct {
     uint16_t bits;
@@ -37,6 +39,67 @@ struct Pairs {
     const int64_t *token;    // (pairs)
 };
 
+// Sort pairs by block, stably. order: which pair of (tokens, k) stands at each place.
+// Returns -1, or the place of the first block number that does not exist.
+static int64_t group(int64_t tokens, int64_t k, int64_t blocks, const int64_t *chosen,
+                     int64_t *offsets, int64_t *order, int64_t *token) {
+    for (int64_t b = 0; b <= blocks; ++b) offsets[b] = 0;
+    for (int64_t i = 0; i < tokens * k; ++i) {
+        if (chosen[i] < 0 || chosen[i] >= blocks) return i;
+        ++offsets[chosen[i] + 1];
+    }
+    for (int64_t b = 0; b < blocks; ++b) offsets[b + 1] += offsets[b];
+    for (int64_t t = 0, i = 0; t < tokens; ++t)
+        for (int64_t j = 0; j < k; ++j, ++i) {
+            const int64_t place = offsets[chosen[i]]++;  // becomes the beginning of the next block
+            order[place] = i;
+            token[place] = t;
+        }
+    for (int64_t b = blocks; b > 0; --b) offsets[b] = offsets[b - 1];
+    offsets[0] = 0;
+    return -1;
+}
+
+// An FFN of token-chosen blocks; a null pointer where a part is not there.
+template <class T>
+struct Routed {
+    long dim, blocks, size, k, rank, shared;
+    bool gated;
+    int activation;
+    float temperature;
+    const T *first;   // (rank, dim), null: a full router
+    const T *last;    // (blocks, rank or dim)
+    const T *router_bias, *up, *up_bias, *down, *shared_up, *shared_up_bias, *shared_down, *bias;
+};
+
+// In the order of `ACTIVATIONS` in native_routed.py.
+enum { GELU = 0, GELU_TANH = 1, SILU = 2, RELU = 3, RELU2 = 4, IDENTITY = 5 };
+
+// Memory for what lies between the steps, kept from call to call: freshly mapped pages would cost
+// more than the arithmetic of a small FFN. As large as the largest call so far, a tile of tokens.
+struct Arena {
+    char *memory = nullptr;
+    size_t size = 0, used = 0;
+    static const size_t ALIGNED = 64, PIECES = 16;
+    bool begin(size_t bytes) {
+        bytes += ALIGNED * PIECES;
+        used = 0;
+        if (bytes > size) {
+            free(memory);
+            size = (bytes + ALIGNED - 1) / ALIGNED * ALIGNED;
+            memory = (char *)aligned_alloc(ALIGNED, size);
+        }
+        return memory != nullptr;
+    }
+    template <class U>
+    U *take(long count) {
+        U *piece = (U *)(memory + used);
+        used += (count * sizeof(U) + ALIGNED - 1) / ALIGNED * ALIGNED;
+        return piece;
+    }
+    ~Arena() { free(memory); }
+};
+
 #if defined(__clang__)
 #define PRAGMA(text) _Pragma(#text)
 #define BEGIN_TARGET(name) PRAGMA(clang attribute push(__attribute__((target(name))), apply_to = function))
@@ -50,6 +113,9 @@ struct Pairs {
 namespace baseline {  // SSE2, NEON: what every CPU of the architecture has
 #define LANES 4
 #include "chosen_blocks.inc"
+#include "activation.inc"
+#include "routed_blocks.inc"
+#include "micro_steps.inc"
 #undef LANES
 }  // namespace baseline
 
@@ -58,6 +124,9 @@ BEGIN_TARGET("avx2,fma")
 namespace avx2 {
 #define LANES 8
 #include "chosen_blocks.inc"
+#include "activation.inc"
+#include "routed_blocks.inc"
+#include "micro_steps.inc"
 #undef LANES
 }  // namespace avx2
 END_TARGET
@@ -66,6 +135,9 @@ BEGIN_TARGET("avx512f,avx512bw,avx512dq,avx512vl,fma")
 namespace avx512 {
 #define LANES 16
 #include "chosen_blocks.inc"
+#include "activation.inc"
+#include "routed_blocks.inc"
+#include "micro_steps.inc"
 #undef LANES
 }  // namespace avx512
 END_TARGET
@@ -109,25 +181,9 @@ int undense_limit(int wanted) {
     return level;
 }
 
-// Sort pairs by block, stably. order: which pair of (tokens, k) stands at each place.
-// Returns -1, or the place of the first block number that does not exist.
 int64_t undense_group(int64_t tokens, int64_t k, int64_t blocks, const int64_t *chosen,
                       int64_t *offsets, int64_t *order, int64_t *token) {
-    for (int64_t b = 0; b <= blocks; ++b) offsets[b] = 0;
-    for (int64_t i = 0; i < tokens * k; ++i) {
-        if (chosen[i] < 0 || chosen[i] >= blocks) return i;
-        ++offsets[chosen[i] + 1];
-    }
-    for (int64_t b = 0; b < blocks; ++b) offsets[b + 1] += offsets[b];
-    for (int64_t t = 0, i = 0; t < tokens; ++t)
-        for (int64_t j = 0; j < k; ++j, ++i) {
-            const int64_t place = offsets[chosen[i]]++;  // becomes the beginning of the next block
-            order[place] = i;
-            token[place] = t;
-        }
-    for (int64_t b = blocks; b > 0; --b) offsets[b] = offsets[b - 1];
-    offsets[0] = 0;
-    return -1;
+    return group(tokens, k, blocks, chosen, offsets, order, token);
 }
 
 #define EXPORT(suffix, T)                                                                         \
@@ -149,6 +205,28 @@ int64_t undense_group(int64_t tokens, int64_t k, int64_t blocks, const int64_t *
                                     const float *values, const T *rows, T *grad, int threads) {   \
         Pairs pairs = {(long)blocks, offsets, token};                                             \
         RUN(outer_sum(pairs, dim, width, values, rows, grad, threads))                            \
+    }                                                                                             \
+    int64_t undense_routed_##suffix(                                                              \
+        int64_t tokens, int64_t dim, int64_t blocks, int64_t size, int64_t k, int64_t rank,       \
+        int64_t shared, int64_t gated, int64_t activation, const T *x, const T *first,            \
+        const T *last, const T *router_bias, const T *temperature, const T *up, const T *up_bias, \
+        const T *down, const T *shared_up, const T *shared_up_bias, const T *shared_down,         \
+        const T *bias, T *y, int threads) {                                                       \
+        static thread_local Arena arena;                                                          \
+        Routed<T> ffn = {(long)dim, (long)blocks, (long)size, (long)k, (long)rank, (long)shared,  \
+                         gated != 0, (int)activation, widen(*temperature), first, last,           \
+                         router_bias, up, up_bias, down, shared_up, shared_up_bias, shared_down,  \
+                         bias};                                                                   \
+        bool done = false;                                                                        \
+        RUN(routed(ffn, x, y, tokens, threads, arena, done))                                      \
+        return done ? 0 : -1;                                                                     \
+    }                                                                                             \
+    void undense_micro_steps_##suffix(int64_t tokens, int64_t dim, int64_t steps,                 \
+                                      int64_t features, const T *x, const int64_t *selected,      \
+                                      const T *into, const T *shift, const T *out,                \
+                                      const T *offset, T *y, int threads) {                       \
+        RUN(micro_steps(tokens, dim, steps, features, x, selected, into, shift, out, offset, y,   \
+                        threads))                                                                 \
     }
 
 EXPORT(f32, float)

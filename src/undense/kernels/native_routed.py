@@ -1,0 +1,53 @@
+"""A whole FFN of token-chosen blocks by the compiled library: for inference, in one call."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from undense.kernels.library import address, native
+
+# In the order of the enumeration in native.cpp.
+ACTIVATIONS = ("gelu", "gelu_tanh", "silu", "relu", "relu2", "identity")
+
+
+class RoutedWeights(NamedTuple):
+    """What such an FFN holds; None where a part is not there.
+
+    `first` (1, rank, dim), None for a full router; `last` (1, blocks, rank or dim); `router_bias`
+    (blocks); `temperature` (1); `up` (blocks, size or 2 * size, dim), `up_bias` (blocks, the same),
+    `down` (blocks, size, dim); `shared_up` (1, shared or 2 * shared, dim), `shared_up_bias`,
+    `shared_down` (1, dim, shared); `bias` (dim).
+    """
+
+    first: Tensor | None
+    last: Tensor
+    router_bias: Tensor | None
+    temperature: Tensor
+    up: Tensor
+    up_bias: Tensor | None
+    down: Tensor
+    shared_up: Tensor | None
+    shared_up_bias: Tensor | None
+    shared_down: Tensor | None
+    bias: Tensor | None
+
+
+def routed(x: Tensor, weights: RoutedWeights, k: int, activation: str) -> Tensor:
+    """y (..., dim) for `x` (..., dim), on a CPU, `k` blocks a token."""
+    blocks, size, dim = weights.down.shape
+    y = torch.empty(x.shape, dtype=x.dtype)
+    held = [x.contiguous(), *(None if t is None else t.contiguous() for t in weights), y]
+    rank = 0 if weights.first is None else weights.first.shape[1]
+    shared = 0 if weights.shared_down is None else weights.shared_down.shape[2]
+    failed = native("routed", x.dtype)(
+        *(x.numel() // dim, dim, blocks, size, k, rank, shared, weights.up.shape[1] != size),
+        ACTIVATIONS.index(activation),
+        *map(address, held),
+        torch.get_num_threads(),
+    )
+    if failed:
+        raise MemoryError("token-chosen blocks: no memory for what lies between their steps")
+    return y

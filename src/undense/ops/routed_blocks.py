@@ -1,0 +1,83 @@
+"""The FFN of token-chosen blocks as one operation, for inference on a CPU.
+
+At a few tokens the time of a small FFN goes into starting operations: here is one in place of some
+twenty. What it computes is what `BlockTopK` computes step by step when gradients are wanted.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from undense import cost
+from undense.kernels.native_routed import RoutedWeights, routed
+from undense.ops.chosen_blocks import chosen_blocks_cost
+
+_LIBRARY = torch.library.Library("undense", "FRAGMENT")
+_LIBRARY.define(
+    "routed_blocks(Tensor x, Tensor? first, Tensor last, Tensor? router_bias, Tensor temperature,"
+    " Tensor up, Tensor? up_bias, Tensor down, Tensor? shared_up, Tensor? shared_up_bias,"
+    " Tensor? shared_down, Tensor? bias, int k, str activation) -> Tensor"
+)
+
+
+def routed_blocks(x: Tensor, weights: RoutedWeights, k: int, activation: str) -> Tensor:
+    """y = shared(x) + sum over the k best blocks b of gate_b down_b^T act(up_b x + bias_b) + bias.
+
+    `x` (..., dim); on a CPU, without gradient; `activation` one of ACTIVATIONS.
+    """
+    return torch.ops.undense.routed_blocks(x, *weights, k, activation)
+
+
+def _run(x: Tensor, *rest: Any) -> Tensor:
+    *weights, k, activation = rest
+    return routed(x, RoutedWeights(*weights), k, activation)
+
+
+_LIBRARY.impl("routed_blocks", _run, "CPU")
+
+
+@torch.library.register_fake("undense::routed_blocks")
+def _(x: Tensor, *rest: Any) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@register_flop_formula(torch.ops.undense.routed_blocks)
+def _flops(
+    x: Any, first: Any, last: Any, router_bias: Any, temperature: Any, up: Any, up_bias: Any,
+    down: Any, shared_up: Any, shared_up_bias: Any, shared_down: Any, bias: Any,
+    k: int, activation: str, **_: Any,
+) -> int:  # fmt: skip
+    """Router, choice, temperature, gates, blocks, shared neurons, biases, from shapes."""
+    dim, tokens = (x[-1], math.prod(x[:-1]))
+    blocks, size, _ = down
+    multiplied = [last] if first is None else [first, last]
+    parts = [
+        cost.block_linear("router", tokens, 1, fan_in, fan_out, bias=False)
+        for _, fan_out, fan_in in multiplied
+    ]
+    if router_bias is not None:
+        parts.append(cost.elementwise("router bias", tokens * blocks))
+    parts += [
+        cost.elementwise("choice", tokens * blocks),
+        cost.elementwise("gates", tokens * k, forward=cost.per_element("softmax") + 2),
+        chosen_blocks_cost(
+            "blocks", tokens * k, dim, size, up[1], activation, bias=up_bias is not None
+        ),
+    ]
+    if shared_down is not None:
+        always, inner = (shared_down[2], shared_up[1])
+        parts += [
+            cost.block_linear("up", tokens, 1, dim, inner, bias=shared_up_bias is not None),
+            cost.activation("activation", tokens * always, activation),
+            cost.elementwise("gating", tokens * (inner - always)),
+            cost.block_linear("down", tokens, 1, always, dim, bias=False),
+            cost.add("add", tokens * dim),
+        ]
+    if bias is not None:
+        parts.append(cost.elementwise("bias", tokens * dim))
+    return sum(part.forward for part in parts)

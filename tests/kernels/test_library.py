@@ -1,0 +1,67 @@
+"""Which kernels run: decided once, by the CPU or by the environment variable."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from undense.kernels.library import LEVELS, VARIABLE, kernels
+
+PROGRAM = """
+import torch, undense
+from undense.contract import DenseShape, build
+from undense.ffn.presets import resolve
+from undense.kernels.library import kernels
+torch.manual_seed(0)
+total = 0.0
+for gated, activation in ((False, "gelu_tanh"), (True, "silu"), (False, "gelu"), (True, "relu2")):
+    shape = DenseShape(dim=72, hidden=288, activation=activation, gated=gated, bias=not gated)
+    ffn = build(72, resolve("ultra-40", shape)).eval()
+    with torch.no_grad():
+        for tokens in (1, 50):
+            total += (ffn(torch.randn(tokens, 72)).double() * torch.linspace(1, 2, 72)).sum().item()
+    x = torch.randn(9, 72, requires_grad=True)
+    ffn(x).sum().backward()
+    total += x.grad.double().sum().item()
+print(kernels().path, total)
+"""
+
+
+def run(wanted: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={**os.environ, VARIABLE: wanted},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_every_instruction_set_computes_the_same() -> None:
+    expected = run("reference")
+    path, total = expected.stdout.split()
+    assert path == "reference"
+    if kernels().library is None:
+        pytest.skip("no compiled library: " + kernels().reason)
+    best = LEVELS.index(kernels().path)
+    for level in LEVELS[: best + 1]:
+        done = run(level)
+        path, other = done.stdout.split()
+        assert path == level
+        assert float(other) == pytest.approx(float(total), rel=1e-4)
+
+
+def test_where_there_is_a_compiler_there_is_a_library() -> None:
+    """A failed build is no error to the installer, so that it must be one here."""
+    if shutil.which("c++") or shutil.which("g++"):
+        assert kernels().library is not None or VARIABLE in os.environ, kernels().reason
+
+
+def test_an_unknown_path_is_one_clear_error() -> None:
+    done = run("fastest")
+    assert done.returncode != 0
+    assert f"{VARIABLE}='fastest'; it must be one of auto, reference" in done.stderr
