@@ -7,6 +7,10 @@ The test suite holds the same under aot_eager; Inductor compiles for minutes, so
 configuration is begun after `--minutes`; the next call goes on with those that are left, as long as
 the source and torch are the same. Writes `benchmarks/results/compiled-DATE.json`; exits with 1
 where a configuration differs, breaks, or was not reached.
+
+A result holds where compiled is within the bound of eager. In bf16 a gradient that is a sum of many
+(a gate's) can lose more digits than that in eager itself: it also holds where compiled is no more
+than twice as far from fp64, same weights, as eager is; the row then says so (`rounding`).
 """
 
 from __future__ import annotations
@@ -16,11 +20,13 @@ import datetime
 import json
 import sys
 import time
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from undense.contract import Config, DenseShape, build
 from undense.ffn.presets import resolve
@@ -51,24 +57,45 @@ def measured(config: Config, dtype: torch.dtype) -> dict[str, Any]:
     torch.manual_seed(0)
     torch.compiler.reset()
     component = build(DIM, config).to(dtype)
-    compiled = torch.compile(component, fullgraph=True)
-    x = torch.randn(2, 13, DIM, dtype=dtype, requires_grad=True)
-    y = torch.randn(2, 13, DIM, dtype=dtype)
-    eager, fast = (component(x), compiled(x))
-    result: dict[str, Any] = {"forward": _relative(fast, eager)}
-    ends = [x, *component.parameters()]
-    if eager.requires_grad:
-        wanted = torch.autograd.grad((eager * y).sum(), ends, allow_unused=True)
-        got = torch.autograd.grad((fast * y).sum(), ends, allow_unused=True)
-        result["backward"] = max(
-            _relative(one, other)
-            for one, other in zip(got, wanted, strict=True)
-            if one is not None and other is not None
-        )
-    return result | {"seconds": round(time.perf_counter() - started, 1)}
+    x, y = (torch.randn(2, 13, DIM, dtype=dtype) for _ in range(2))
+    eager = results(component, component, x, y)
+    compiled = results(component, torch.compile(component, fullgraph=True), x, y)
+    differences = {name: _relative(compiled[name], value) for name, value in eager.items()}
+    found: dict[str, Any] = {"forward": differences.pop("output")}
+    if differences:
+        found["backward"] = max(differences.values())
+    bound = BOUNDS[dtype]
+    found["ok"] = max(found.values()) <= bound
+    if not found["ok"] and dtype == torch.bfloat16:
+        exact = build(DIM, config).double()
+        exact.load_state_dict(component.state_dict())
+        truth = results(exact, exact, x.double(), y.double())
+        beyond = {
+            name: [_relative(result[name].double(), truth[name]) for result in (compiled, eager)]
+            for name, value in eager.items()
+            if _relative(compiled[name], value) > bound
+        }
+        found["ok"] = all(ours <= 2 * theirs for ours, theirs in beyond.values())
+        found["rounding"] = beyond  # errors against fp64: compiled, eager
+    return found | {"seconds": round(time.perf_counter() - started, 1)}
 
 
-def _relative(got: torch.Tensor, wanted: torch.Tensor) -> float:
+def results(
+    component: nn.Module, call: Callable[[Tensor], Tensor], x: Tensor, y: Tensor
+) -> dict[str, Tensor]:
+    """What `call` puts out, and the gradients of its product with `y`, by name."""
+    x = x.clone().requires_grad_()
+    output = call(x)
+    found = {"output": output.detach()}
+    if output.requires_grad:
+        ends = {"x": x, **dict(component.named_parameters())}
+        grads = torch.autograd.grad((output * y).sum(), list(ends.values()), allow_unused=True)
+        pairs = zip(ends, grads, strict=True)
+        found |= {name: grad for name, grad in pairs if grad is not None}
+    return found
+
+
+def _relative(got: Tensor, wanted: Tensor) -> float:
     scale = wanted.abs().max().clamp_min(1e-12)
     return ((got - wanted).abs().max() / scale).item()
 
@@ -76,14 +103,12 @@ def _relative(got: torch.Tensor, wanted: torch.Tensor) -> float:
 def row(config: Config) -> dict[str, Any]:
     """Both dtypes of one configuration; an error of the compiler is a result too."""
     found: dict[str, Any] = {}
-    for dtype, bound in BOUNDS.items():
+    for dtype in BOUNDS:
         try:
-            result = measured(config, dtype)
-            held = max(result["forward"], result.get("backward", 0.0)) <= bound
+            found[str(dtype)] = measured(config, dtype)
         except Exception as error:  # whatever Inductor or the C++ compiler raises
             lines = str(error).strip().splitlines() or [""]
-            result, held = ({"error": f"{type(error).__name__}: {lines[0]}"}, False)
-        found[str(dtype)] = result | {"ok": held}
+            found[str(dtype)] = {"error": f"{type(error).__name__}: {lines[0]}", "ok": False}
     return found
 
 

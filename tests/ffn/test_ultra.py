@@ -133,6 +133,29 @@ def test_every_added_stage_improves_the_closed_form_start() -> None:
     assert errors[1] < errors[0]
 
 
+def test_stages_that_would_hurt_start_closed() -> None:
+    """On few rows, one feature loud, an added stage only learns noise: what is left is exactly the
+    projection fitted alone on the rows that are not held back."""
+    dim = 48
+    dense = _dense(dim)
+    rows = torch.randn(96, dim)
+    rows[:, 5] *= 300
+    narrow = Dense.Config(hidden=32)
+    config = Config(
+        spectral=None, micro=None, norm_in=False, norm_out=False, projection=narrow,
+        polynomial=SparsePolynomial.Config(poly_keep_ratio=1.0),
+    )  # fmt: skip
+    ffn = from_dense(dense, config, Statistics(inputs=rows))
+    assert isinstance(ffn, UltraEfficientSparseFFN)
+    assert {name: gate.item() for name, gate in ffn.gates.items()} == {
+        "polynomial": 0.0,
+        "projection": 1.0,
+    }
+    seen = rows[torch.arange(len(rows)) % 8 != 7]
+    alone = from_dense(dense, narrow, Statistics(inputs=seen))
+    assert torch.equal(ffn(rows), alone(rows))
+
+
 def test_the_start_survives_both_norms() -> None:
     dim = 48
     dense = _dense(dim)

@@ -6,6 +6,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from undense.ops.co_activation import balanced, best, co_active
+from undense.ops.regression import Ridge
 
 
 def test_assignment_is_balanced_and_near_the_optimum() -> None:
@@ -28,7 +29,7 @@ def test_planted_blocks_are_found() -> None:
     group = torch.arange(48)[torch.randperm(48)] % 6
     loud = (inputs @ torch.linalg.qr(torch.randn(24, 6)).Q > 1.0).float()
     energy = loud[:, group] * (0.5 + torch.rand(1500, 48)) + 1e-3 * torch.rand(1500, 48)
-    order = co_active(inputs, energy, size=8, k=2)
+    order = co_active(inputs, Ridge(inputs), energy, size=8, k=2)
     assert (order.sort().values == torch.arange(48)).all()
     for block in group[order].view(6, 8):
         assert (block == block[0]).all()

@@ -24,7 +24,7 @@ from undense.ops.block_linear import BlockLinear
 from undense.ops.chosen_blocks import chosen_blocks, chosen_blocks_cost
 from undense.ops.co_activation import best, co_active, log_energy
 from undense.ops.low_rank import LowRankLinear
-from undense.ops.regression import ridge
+from undense.ops.regression import Ridge, ridge
 from undense.ops.reshaped import reshaped
 from undense.ops.routed_blocks import routed_blocks
 
@@ -226,11 +226,13 @@ class BlockTopK(FFNComponent):
         loudest = (hidden.abs().mean(0) * reach).argsort(descending=True)
         rest = loudest[self.always :].sort().values
         energy = (hidden[:, rest] * reach[rest]).square()
-        order = co_active(rows, energy, size=self.config.block, k=self.config.chosen)
+        reader = Ridge(rows)
+        order = co_active(rows, reader, energy, size=self.config.block, k=self.config.chosen)
         self._keep(dense, loudest[: self.always], rest[order])
         self.temperature.data.zero_()
-        self._route(rows, hidden[:, rest[order]])
-        self._refit(rows, hidden[:, loudest[: self.always]], hidden[:, rest[order]], targets)
+        hidden, shared = (hidden[:, rest[order]], hidden[:, loudest[: self.always]])
+        self._route(rows, reader, hidden)
+        self._refit(rows, shared, hidden, targets)
 
     def _keep(self, dense: DenseFFN, shared: Tensor, order: Tensor) -> None:
         """The dense weights in their places; gate rows before up rows."""
@@ -256,13 +258,13 @@ class BlockTopK(FFNComponent):
             if self.shared_up.bias is not None:
                 self.shared_up.bias.data.copy_(biases[:, shared].flatten())
 
-    def _route(self, rows: Tensor, hidden: Tensor) -> None:
+    def _route(self, rows: Tensor, reader: Ridge, hidden: Tensor) -> None:
         """Fit the router to the logarithm of |block's output|^2, token by token."""
         blocks = hidden.unflatten(1, (self.blocks, -1)).transpose(0, 1)
         gram = self.down.data @ self.down.data.transpose(1, 2)
         energy = ((blocks @ gram) * blocks).sum(-1).T.clamp_min(0)
         wanted = log_energy(energy)
-        weight, bias = ridge(rows, wanted)
+        weight, bias = reader.solve(wanted)
         self.router.approximate_(weight.T, bias, torch.cov(rows.T))
         self.router.refit_(rows, wanted)
         for name, tensor in self.router.named_parameters():

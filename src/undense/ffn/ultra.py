@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -164,17 +165,25 @@ class UltraEfficientSparseFFN(FFNComponent):
         rows = statistics.inputs
         targets = statistics.wanted(dense)
         unseen = torch.arange(len(rows)) % 8 == 7
-        self._backfit(dense, rows[~unseen], targets[~unseen], list(self.stages))
-        if "projection" not in self.stages or len(self.stages) == 1 or not unseen.any():
-            return
-        opened = {name: tensor.clone() for name, tensor in self.state_dict().items()}
-        error = self._error(rows[unseen], targets[unseen])
-        self._backfit(dense, rows[~unseen], targets[~unseen], ["projection"])
-        if error < self._error(rows[unseen], targets[unseen]):
-            self.load_state_dict(opened)
+        seen, wanted = (rows[~unseen], targets[~unseen])
+        alone = torch.zeros_like(wanted)
+        closed, error = (None, math.inf)
+        if "projection" in self.stages and len(self.stages) > 1:
+            alone = self._backfit(dense, seen, wanted, ["projection"], alone)
+            if unseen.any():
+                closed = {name: tensor.clone() for name, tensor in self.state_dict().items()}
+                error = self._error(rows[unseen], targets[unseen])
+        self._backfit(dense, seen, wanted, list(self.stages), alone)
+        if closed is not None and not self._error(rows[unseen], targets[unseen]) < error:
+            self.load_state_dict(closed)
 
-    def _backfit(self, dense: DenseFFN, rows: Tensor, targets: Tensor, opened: list[str]) -> None:
-        """Fit the stages named in `opened`, gates at 1, and the norms; close the other gates."""
+    def _backfit(
+        self, dense: DenseFFN, rows: Tensor, targets: Tensor, opened: list[str], alone: Tensor
+    ) -> Tensor:
+        """Fit the stages named in `opened`, gates at 1, and the norms; close the other gates.
+
+        `alone`: what the projection puts out when fitted alone. Returns the sum of the updates.
+        """
         for name, gate in self.gates.items():
             gate.data.fill_(1.0 if name in opened else 0.0)
         state = rows
@@ -183,9 +192,6 @@ class UltraEfficientSparseFFN(FFNComponent):
             self.norm_in.bias.data.copy_(rows.mean(0))
             state = self.norm_in(rows)
         update = torch.zeros_like(targets)
-        alone = torch.zeros_like(targets)
-        if "projection" in opened and len(opened) > 1:
-            alone = self._fit("projection", dense, rows, state, targets)
         for name in opened:
             left = targets - update - (0.0 if name == "projection" else alone)
             step = self._fit(name, dense, rows, state, left)
@@ -198,6 +204,7 @@ class UltraEfficientSparseFFN(FFNComponent):
             slope = (centred * wanted).sum(0) / centred.square().sum(0).clamp_min(1e-12)
             self.norm_out.weight.data.copy_(slope)
             self.norm_out.bias.data.copy_(targets.mean(0) - slope * spread.mean(0))
+        return update
 
     def _error(self, rows: Tensor, targets: Tensor) -> float:
         return (self(rows) - targets).square().mean().item()
@@ -224,22 +231,17 @@ class UltraEfficientSparseFFN(FFNComponent):
 
 
 def _rebased(dense: DenseFFN, rows: Tensor, state: Tensor) -> DenseFFN:
-    """`dense` with its input weights regressed so that it reads `state` where it read `rows`."""
+    """`dense` with its input weights regressed so that it reads `state` where it read `rows`.
+
+    Pre-activations are linear in the rows, so the rows are regressed, once for both weights.
+    """
+    mixing, offset = ridge(state.double(), rows.double(), strength=1e-7)
 
     def moved(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        solved, shift = ridge(state, nn.functional.linear(rows, weight, bias), strength=1e-7)
-        return solved.T.contiguous(), shift
+        shift = weight.double() @ offset
+        shift = shift if bias is None else shift + bias
+        return (weight.double() @ mixing.T).to(weight.dtype), shift.to(weight.dtype)
 
     up, up_bias = moved(dense.up, dense.up_bias)
-    gate, gate_bias = (None, None)
-    if dense.gate is not None:
-        gate, gate_bias = moved(dense.gate, dense.gate_bias)
-    return DenseFFN(
-        up=up,
-        down=dense.down,
-        activation=dense.activation,
-        gate=gate,
-        up_bias=up_bias,
-        gate_bias=gate_bias,
-        down_bias=dense.down_bias,
-    )
+    gate, gate_bias = (None, None) if dense.gate is None else moved(dense.gate, dense.gate_bias)
+    return replace(dense, up=up, up_bias=up_bias, gate=gate, gate_bias=gate_bias)

@@ -28,21 +28,26 @@ def best(scores: Tensor, k: int) -> Tensor:
     return torch.zeros_like(scores).scatter(1, scores.topk(k, 1).indices, 1.0)
 
 
-def co_active(inputs: Tensor, energy: Tensor, *, size: int, k: int, rounds: int = 10) -> Tensor:
+def co_active(
+    inputs: Tensor, router: Ridge, energy: Tensor, *, size: int, k: int, rounds: int = 10
+) -> Tensor:
     """The order in which to cut neurons into blocks of `size`, k of which a router then chooses.
 
-    `inputs` (rows, dim): what the router sees; `energy` (rows, neurons), `size` divides neurons.
+    `inputs` (rows, dim): what the router sees; `router`: least squares on them; `energy`
+    (rows, neurons), `size` divides neurons. At most so many rounds, fewer where nothing moves.
     Returns a permutation of the neurons, (neurons,), block after block, ascending within a block.
     """
     neurons = energy.shape[1]
     blocks = neurons // size
     assert neurons == blocks * size, (neurons, size)
     label = _clustered(nn.functional.normalize(energy.sqrt(), dim=0), size)
-    router = Ridge(inputs)
     for _ in range(rounds):
+        before = label
         sums = energy.new_zeros(len(energy), blocks).index_add_(1, label, energy)
         weight, bias = router.solve(log_energy(sums))
         label = balanced(energy.T @ best(inputs @ weight + bias, k), size)
+        if torch.equal(label, before):
+            break
     return label.argsort(stable=True)
 
 

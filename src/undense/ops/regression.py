@@ -20,15 +20,16 @@ class Ridge:
         x = features.double()
         self.mean = x.mean(0)
         self.centred = x - self.mean
-        self.gram = self.centred.T @ self.centred
-        penalty = strength * self.gram.diagonal().mean() + torch.finfo(torch.float64).tiny
-        self.gram.diagonal().add_(penalty)
+        gram = self.centred.T @ self.centred
+        penalty = strength * gram.diagonal().mean() + torch.finfo(torch.float64).tiny
+        gram.diagonal().add_(penalty)
+        self.factors = torch.linalg.lu_factor(gram)
 
     def solve(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         """targets ≈ features @ weight + bias: (rows, outputs) -> (inputs, outputs), (outputs,)."""
         y = targets.double()
         y_mean = y.mean(0)
-        weight = torch.linalg.solve(self.gram, self.centred.T @ (y - y_mean))
+        weight = torch.linalg.lu_solve(*self.factors, self.centred.T @ (y - y_mean))
         bias = y_mean - self.mean @ weight
         return weight.to(targets.dtype), bias.to(targets.dtype)
 

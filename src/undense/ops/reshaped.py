@@ -24,8 +24,9 @@ def reshaped(
     which needs biases (else `UndenseError`). A gate that is taken away, or another activation,
     leaves neurons of another kind: the second layer is solved again on `rows`.
     """
-    dense = _chosen(dense, neurons.keep(dense.neurons(rows), dense.down, min(hidden, dense.hidden)))
-    wanted = dense(rows)
+    if hidden < dense.hidden:
+        dense = _chosen(dense, neurons.keep(dense.neurons(rows), dense.down, hidden))
+    before = dense
     changed = canonical(dense.activation) != activation
     if gated and dense.gate is None:
         if not bias:
@@ -45,7 +46,7 @@ def reshaped(
         changed = True
     dense = replace(dense, activation=activation)
     if changed:
-        weight, shift = ridge(dense.neurons(rows), wanted)
+        weight, shift = ridge(dense.neurons(rows), before(rows))
         dense = replace(dense, down=weight.T.contiguous(), down_bias=shift)
     return _widened(dense, hidden - dense.hidden)
 

@@ -72,7 +72,7 @@ def run_arm(
     steps = settings.finetune_steps
     if trainable(model):
         result = distill(
-            model,
+            model.base_model,
             _pairs(model),
             blocks.train,
             DistillSettings(

@@ -98,7 +98,7 @@ def distill_folder(
         nullcontext() if live is None else Live(model, live) as view,
     ):
         watch = None if view is None else view.step
-        result = distill(model, pairs, blocks.train, training, folder=work, watch=watch)
+        result = distill(model.base_model, pairs, blocks.train, training, folder=work, watch=watch)
         metrics = figures(model, blocks, settings.data.context) | {"events": result.events}
         step = {"step": "distill", **asdict(training), "data": asdict(settings.data)}
         recipe["steps"].append(step)

@@ -1,9 +1,11 @@
 """Layer-wise distillation: every replacement learns its own dense FFN, all of them at once.
 
-The student runs forward on its own stream without gradients; at each site the target is what the
-old FFN would have put out for that very input, so errors of earlier layers are seen and no second
-model is in memory. Each site has its own loss, optimizer and step size, and goes back to its last
-good state by itself if it diverges. Related: LoLCATs, https://arxiv.org/abs/2410.10254 (attention).
+The student runs forward on its own stream; at each site the target is what the old FFN would have
+put out for that very input, so errors of earlier layers are seen and no second model is in memory.
+A site is trained while the stream passes it: its output is computed once, the gradient ends at its
+input, and one site's memory is in use at a time. Each site has its own loss, optimizer and step
+size, and goes back to its last good state by itself if it diverges. Related: LoLCATs,
+https://arxiv.org/abs/2410.10254 (attention).
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -80,6 +81,8 @@ def distill(
 ) -> DistillResult:
     """Train the replacement of each pair (replacement, dense FFN) in place.
 
+    `model` carries the student's stream through all replacements: of a language model the base
+    model does, and its head would be computed for nothing.
     The loss of a site is its relative squared error, mean (y - t)^2 / variance of t. With `folder`,
     the state is kept in `folder/distill.pt` and a later call with the same settings continues from
     it, to the same weights as without the interruption. `watch` is called with the number of steps
@@ -87,7 +90,6 @@ def distill(
     site, or a state file of other settings.
     """
     sites = _sites(pairs)
-    accelerator = Accelerator(mixed_precision="bf16" if settings.bf16 else "no")
     path = None if folder is None else folder / "distill.pt"
     start, curve, events = _load(path, sites, settings)
     model.eval()
@@ -97,12 +99,12 @@ def distill(
     progress = tqdm(range(start, settings.steps), initial=start, total=settings.steps)
     progress.set_description("distil")
     device = next(model.parameters()).device
+    half = torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16)
     for step in progress:
         ids = _batch(dataset, step, settings).to(device)
         rate = settings.learning_rate * cosine(step, settings.steps, settings.warmup)
-        with _inputs_of(sites) as seen, torch.no_grad(), accelerator.autocast():
+        with _learning(sites, rate, settings) as errors, torch.no_grad(), half:
             model(input_ids=ids)
-        errors = [_advance(site, seen[site.name], rate, settings, accelerator) for site in sites]
         events += [message for site in sites if (message := _watch(site, step, settings))]
         mean = sum(errors) / len(errors)
         curve.append((step, mean))
@@ -133,7 +135,9 @@ def _sites(pairs: Mapping[str, tuple[nn.Module, Callable[[Tensor], Tensor]]]) ->
     for name, (student, teacher) in pairs.items():
         weights = [p for p in student.parameters() if p.requires_grad]
         if weights:
-            optimizer = torch.optim.AdamW(weights, lr=0.0, betas=(0.9, 0.95), weight_decay=0.0)
+            optimizer = torch.optim.AdamW(
+                weights, lr=0.0, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+            )
             sites.append(_Site(name=name, student=student, teacher=teacher, optimizer=optimizer))
     if not sites:
         raise UndenseError(
@@ -144,32 +148,40 @@ def _sites(pairs: Mapping[str, tuple[nn.Module, Callable[[Tensor], Tensor]]]) ->
 
 
 @contextmanager
-def _inputs_of(sites: list[_Site]) -> Iterator[dict[str, Tensor]]:
-    """What each site receives while the block inside the context runs."""
-    seen: dict[str, Tensor] = {}
+def _learning(sites: list[_Site], rate: float, settings: DistillSettings) -> Iterator[list[float]]:
+    """Every site takes one step when the model inside the context calls it; their relative errors
+    before the step, in the order of the calls. What a site hands on is from before its step."""
+    errors: list[float] = []
 
-    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            seen[name] = arguments[0].detach()
+    def enter(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor]:
+        torch.set_grad_enabled(True)
+        return (arguments[0].detach(),)
+
+    def leave(site: _Site) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        def hook(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            with torch.no_grad():
+                target = site.teacher(arguments[0]).float()
+            with torch.autocast(output.device.type, enabled=False):
+                errors.append(_advance(site, output.float(), target, rate, settings))
+            torch.set_grad_enabled(False)
+            return output.detach()
 
         return hook
 
-    handles = [s.student.register_forward_pre_hook(keep(s.name)) for s in sites]
+    # First of all hooks to enter, so that whoever watches the site sees that it learns.
+    handles = [site.student.register_forward_pre_hook(enter, prepend=True) for site in sites]
+    handles += [site.student.register_forward_hook(leave(site)) for site in sites]
     try:
-        yield seen
+        yield errors
     finally:
         for handle in handles:
             handle.remove()
 
 
 def _advance(
-    site: _Site, x: Tensor, rate: float, settings: DistillSettings, accelerator: Accelerator
+    site: _Site, output: Tensor, target: Tensor, rate: float, settings: DistillSettings
 ) -> float:
     """One optimizer step of one site; returns its relative error before the step."""
-    with accelerator.autocast():
-        with torch.no_grad():
-            target = site.teacher(x).float()
-        output = site.student(x).float()
     spread = (target - target.flatten(0, -2).mean(0)).square().mean()
     loss = (output - target).square().mean() / spread.clamp_min(1e-12)
     site.optimizer.zero_grad(set_to_none=True)
