@@ -42,11 +42,10 @@ class TokenFeedback(FFNComponent):
     Not token-local. `forward` takes whole sequences (..., time, dim) from their first token on,
     without padding on the left (rows (time, dim) are one sequence). To stream, or with padding:
     `state = ffn.start(batch)`, then `y, state = ffn.step(x, state, mask)` chunk after chunk of
-    (batch, time, dim), one token or many; the state's batch axis is 1, so that beams are reordered
-    by `state.index_select(1, order)`. A host that decodes with a KV cache calls its FFNs with the
-    new token alone: nothing tells them what came before. A converted model therefore refuses cached
-    decoding and left padding (`generate(use_cache=False)` is right), and a single token in
-    evaluation mode is refused here unless the host vouches for whole sequences.
+    (batch, time, dim), one token or many; the batch comes first in the state, so that beams are
+    reordered by `state.index_select(0, order)`. A host that decodes with a KV cache calls its FFNs
+    with the new token alone: a converted model keeps the state in its cache and hands it over as
+    `past`; without that a single token in evaluation mode is refused.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -85,20 +84,27 @@ class TokenFeedback(FFNComponent):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)
+        if self.past is not None:
+            state = self.past.state
+            if state is None:
+                state = x.new_zeros(x.shape[0], len(self.steps), self.features)
+            mask = None if self.past.mask is None else self.past.mask[:, -x.shape[1] :]
+            y, self.past.state = self.step(x, state, mask)
+            return y
         sequences = x if x.dim() > 1 else x.unsqueeze(0)
-        if sequences.shape[-2] == 1 and not self.training and not self.whole_sequences:
+        if sequences.shape[-2] == 1 and not self.training:
             raise UndenseError(
                 "token_feedback: one token by itself, and nothing says whether others came before"
                 " it; use y, state = ffn.step(x, state) with state = ffn.start(batch) at the start"
-                " of a sequence, or generate(use_cache=False)"
+                " of a sequence (a model that undense converted does so by itself)"
             )
-        first = sequences.new_zeros(len(self.steps), *sequences.shape[:-2], self.features)
+        first = sequences.new_zeros(*sequences.shape[:-2], len(self.steps), self.features)
         return self._run(sequences, first, None)[0].reshape(x.shape)
 
     def start(self, batch: int) -> Tensor:
-        """The state before the first token: (micro_steps, batch, features), all 0."""
+        """The state before the first token: (batch, micro_steps, features), all 0."""
         weight = next(self.parameters())
-        return weight.new_zeros(len(self.steps), batch, self.features)
+        return weight.new_zeros(batch, len(self.steps), self.features)
 
     def step(self, x: Tensor, state: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The next chunk (batch, time, dim) of every sequence, and the state after it.
@@ -107,7 +113,7 @@ class TokenFeedback(FFNComponent):
         side it is. Raises `UndenseError` for a state or mask of another shape.
         """
         self.check(x)
-        expected = (len(self.steps), x.shape[0], self.features)
+        expected = (x.shape[0], len(self.steps), self.features)
         if x.dim() != 3 or state.shape != expected:
             raise UndenseError(
                 f"token_feedback: step takes x (batch, time, dim) and its state {expected}; got x"
@@ -124,16 +130,17 @@ class TokenFeedback(FFNComponent):
         before = x.index_select(-1, self.selected)
         update: Tensor | None = None
         last = []
-        for step, carried in zip(self.steps, state, strict=True):
+        for step, carried in zip(self.steps, state.unbind(-2), strict=True):
             now = before if update is None else before + update
             seen = torch.cat([carried.unsqueeze(-2), now], -2)  # one longer than the chunk
             if mask is not None:
                 seen = seen.take_along_dim(_latest(mask).unsqueeze(-1), -2)
             last.append(seen[..., -1, :])
-            added = step(now, seen[..., :-1, :])
+            # contiguous: torch would multiply a slice by another kernel where weights are frozen
+            added = step(now, seen[..., :-1, :].contiguous())
             update = added if update is None else update + added
         assert update is not None
-        return torch.zeros_like(x).index_copy(-1, self.selected, update), torch.stack(last)
+        return torch.zeros_like(x).index_copy(-1, self.selected, update), torch.stack(last, -2)
 
     def cost(self, tokens: int) -> Cost:
         numbers, rank = tokens * self.features, self.config.rank
