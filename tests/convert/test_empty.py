@@ -1,4 +1,4 @@
-"""What `undense flops` tells of a family without weights is what a built model really dispatches."""
+"""What `undense flops` tells of a family without weights is what a built model dispatches."""
 
 from __future__ import annotations
 
