@@ -106,7 +106,7 @@ class MicroFeedback(FFNComponent):
 
     def cost(self, tokens: int) -> Cost:
         numbers = tokens * self.features
-        parts = [cost.gather("selected features", numbers)]
+        parts = [cost.gather("selected features", numbers, stored=self.features)]
         for t, step in enumerate(self.steps):
             assert isinstance(step, _Step)
             parts.append(step.cost(f"step {t}", tokens))

@@ -144,7 +144,7 @@ class TokenFeedback(FFNComponent):
 
     def cost(self, tokens: int) -> Cost:
         numbers, rank = tokens * self.features, self.config.rank
-        parts = [cost.gather("selected features", numbers)]
+        parts = [cost.gather("selected features", numbers, stored=self.features)]
         for t, step in enumerate(self.steps):
             assert isinstance(step, _Step)
             parts += [

@@ -78,6 +78,7 @@ class SparseLinear(BlockMap):
             useful=2 * multiplies,
             macs=multiplies,
             weights=stored,
+            indices=self.columns.element_size() * stored,
             activations=tokens * (self.fan_in + self.fan_out),
         )
         if self.bias is None:
