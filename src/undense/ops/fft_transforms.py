@@ -91,6 +91,7 @@ class CosineTransform(Transform):
     Source: Makhoul 1980, https://doi.org/10.1109/TASSP.1980.1163351.
     """
 
+    places = 2
     tables: Tensor
     order: Tensor
     back: Tensor

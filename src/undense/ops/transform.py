@@ -30,7 +30,10 @@ class Transform(nn.Module, ABC):
 
     Synthesising single modes with `synthesis_rows` gives what `synthesise` gives of coefficients
     that are 0 elsewhere; analysing with `analysis_rows` gives those coefficients of `analyse`.
+    `places`: integers that are stored for each mode to find its row by.
     """
+
+    places: int = 0
 
     def __init__(self, dim: int, frequencies: int, width: int) -> None:
         super().__init__()
@@ -73,7 +76,9 @@ class Transform(nn.Module, ABC):
 
     def rows_cost(self, name: str, tokens: int, kept: int) -> Cost:
         """What a product with the rows of `kept` frequencies costs: the zeros are not computed."""
-        return cost.linear(name, tokens, self.dim, kept * self.width, bias=False, trainable=False)
+        modes = kept * self.width
+        product = cost.linear(name, tokens, self.dim, modes, bias=False, trainable=False)
+        return replace(product, indices=8 * self.places * modes)
 
     def picked_cost(self, name: str, tokens: int, kept: int) -> Cost:
         """The same where every token has its own `kept` frequencies, whose rows it reads."""
@@ -81,6 +86,7 @@ class Transform(nn.Module, ABC):
         return replace(
             self.rows_cost(name, tokens, kept),
             weights=self.synthesis_cost(1).weights,
+            indices=8 * self.places * self.modes,
             activations=tokens * (modes * self.dim + modes + self.dim),
         )
 
