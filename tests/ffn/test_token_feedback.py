@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 import undense
 from undense.errors import UndenseError
 from undense.ffn import TokenFeedback
+from undense.measure.flops import count_flops
 from undense.models.cache import SpectralCache
 from undense.train.tiny import tiny_model
 
@@ -113,6 +114,7 @@ def ids(rows: int, tokens: int) -> torch.Tensor:
     return torch.randint(5, 500, (rows, tokens), generator=torch.Generator().manual_seed(2))
 
 
+@torch.no_grad()
 def test_the_cache_of_a_converted_model_remembers_the_features(model) -> None:
     """One token, several tokens or all at once: the same logits, unlike without the states."""
     text = ids(2, 9)
@@ -124,6 +126,9 @@ def test_the_cache_of_a_converted_model_remembers_the_features(model) -> None:
     torch.testing.assert_close(found, whole, rtol=0, atol=1e-10)
     cache = outputs[-1].past_key_values
     assert cache.get_seq_length() == 9
+    following = copy.deepcopy(cache)
+    count = count_flops(lambda: model(text[:, :1], past_key_values=following), model=model)
+    assert count.analytic == count.dispatched and len(count.components) == 4
     cache.layers[-1].state = None  # a cache that has forgotten
     other = model(ids(2, 1), past_key_values=cache).logits
     text = torch.cat([text, ids(2, 1)], 1)

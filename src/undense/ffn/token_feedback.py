@@ -143,6 +143,8 @@ class TokenFeedback(FFNComponent):
         return torch.zeros_like(x).index_copy(-1, self.selected, update), torch.stack(last, -2)
 
     def cost(self, tokens: int) -> Cost:
+        """Of whole sequences and of streams alike; with padding, looking for the latest real token
+        is a comparison a token and step more."""
         numbers, rank = tokens * self.features, self.config.rank
         parts = [cost.gather("selected features", numbers, stored=self.features)]
         for t, step in enumerate(self.steps):
