@@ -36,7 +36,7 @@ def test_parallel_is_a_loop_over_tokens() -> None:
         h = x[:, n, ffn.selected]
         for t, step in enumerate(ffn.steps):
             here = h
-            z = here @ step.waist.weight[0].T + before[t] @ step.feedback.weight[0].T
+            z = here @ step.waist.weight[0].T + before[t] @ ffn.feedback[t].weight[0].T
             gate = torch.sigmoid(z @ step.gate.weight[0].T + step.gate.bias)
             h = h + gate * (z * torch.sigmoid(z) @ step.out.weight[0].T + step.out.bias)
             before[t] = here
@@ -104,8 +104,8 @@ def model():
     undense.convert_(model, ffn=Config(), keep_dense=False)
     for part in model.modules():
         if isinstance(part, TokenFeedback):
-            for step in part.steps:
-                step.feedback.weight.data.normal_(std=0.3)
+            for step, back in zip(part.steps, part.feedback, strict=True):
+                back.weight.data.normal_(std=0.3)
                 step.out.weight.data.normal_(std=0.3)
     return model.double()
 

@@ -13,6 +13,7 @@ from undense import contract, cost
 from undense.contract import DenseFFN, FFNComponent, Statistics, register
 from undense.cost import Cost
 from undense.errors import UndenseError
+from undense.ops import structured
 from undense.ops.activation import activate, canonical
 from undense.ops.regression import ridge
 from undense.ops.sparse_signs import SparseSigns
@@ -124,10 +125,4 @@ class RandomProjection(FFNComponent):
     def sized(cls, config: contract.Config, dim: int, size: int) -> contract.Config:
         """The rank of the read-out or its number of terms, else the number of random features."""
         assert isinstance(config, RandomProjection.Config)
-        kinds = config.readout.split("+")
-        if "low_rank" in kinds:
-            return config.replace(rank=size)
-        if "kronecker" in kinds:
-            return config.replace(terms=size)
-        step = config.blocks**2 if "monarch" in kinds else config.blocks
-        return config.replace(hidden=size * step)
+        return config.replace(**structured.sized(config.readout, config.blocks, size))
