@@ -73,6 +73,7 @@ class MicroFeedback(FFNComponent):
         before = x.index_select(-1, self.selected)
         update: Tensor | None = None
         for step in self.steps:  # summed by itself: a difference of states would cancel in bf16
+            assert isinstance(step, GatedWaist)
             added = step.respond(step.waist(before if update is None else before + update))
             update = added if update is None else update + added
         assert update is not None

@@ -119,6 +119,7 @@ class TokenFeedback(FFNComponent):
         update: Tensor | None = None
         last = []
         for step, back, carried in zip(self.steps, self.feedback, state.unbind(-2), strict=True):
+            assert isinstance(step, GatedWaist)
             now = before if update is None else before + update
             seen = torch.cat([carried.unsqueeze(-2), now], -2)  # one longer than the chunk
             if mask is not None:
