@@ -64,20 +64,6 @@ def test_every_auto_class_that_knows_a_family_knows_it_converted(kind):
         assert auto._model_mapping[config_class(FAMILIES[kind])].stock is stock
 
 
-@pytest.mark.parametrize("host", [*hosts.HOSTS])
-def test_the_same_dense_ffn_as_a_component_is_the_same_model(host):
-    """Copied, not fitted, in every family."""
-    model = hosts.tiny(host)
-    batch = hosts.inputs(model)
-    wanted = hosts.outputs(model, batch)
-    gated = find_sites(model)[0].shape.gated
-    told = convert_(
-        model, "gated_dense-100" if gated else "dense-100", calibration=hosts.calibration(model)
-    )
-    assert told.flops_after == told.flops_before
-    torch.testing.assert_close(hosts.outputs(model, batch), wanted, rtol=0, atol=1e-5)
-
-
 HEADS = {
     "bert": [
         AutoModelForMaskedLM,
