@@ -198,6 +198,7 @@ def test_named_changes_the_name_alone() -> None:
 
 def test_bytes_are_weights_and_activations_times_the_size() -> None:
     assert tree().bytes(2) == 2 * (16 + 2 * 5 + 2 * 7 + 2 * (3 + 4))
+    assert cost.gather("read", 5, stored=3).bytes(2) == 2 * 2 * 5 + 8 * 3
 
 
 def test_dictionary_is_json_with_exact_integers() -> None:

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from counting_numbers import Number, Tally, erf, exp, largest, log1p, plain, sqrt, tanh, total
-from undense.cost import PER_ELEMENT
 from undense.ops.activation import activate
 from undense.ops.chebyshev import bounded
 from undense.ops.rational import SERIES
+from undense.per_number import PER_ELEMENT
 
 X = [0.3, -1.2, 2.0, 0.7, -0.4]
 G = [1.0, -0.5, 0.25, 2.0, -1.5]

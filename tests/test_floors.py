@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "src" / "undense"
 FLOORS = [
-    {"errors", "files", "cost", "registry"},
+    {"errors", "files", "cost", "per_number", "registry"},
     {"kernels"},
     {"ops", "contract", "mixing"},
     {"ffn", "mixers", "measure", "train"},

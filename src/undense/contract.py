@@ -97,15 +97,28 @@ class Statistics:
         return dense(self.inputs) if self.targets is None else self.targets
 
 
+@dataclass(kw_only=True)
+class Past:
+    """What a host tells a component that is not token-local about one call, and is told back.
+
+    `state`: what the component left here after the tokens before, the batch first; None at the
+    start of the sequences. `mask` (batch, tokens), its last columns those of the call: False for
+    padding; None where there is none.
+    """
+
+    state: Tensor | None = None
+    mask: Tensor | None = None
+
+
 class FFNComponent(Part, ABC):
     """A map (..., dim) -> (..., dim) that stands where a dense FFN stood.
 
     It returns the update only: the host block adds the residual. Token-local, unless its config
-    says otherwise; then it is causal along (..., time, dim), and `whole_sequences` is set where a
-    host vouches that every call holds sequences from their first token on, unpadded on the left.
+    says otherwise; then it is causal along (..., time, dim), and a host that calls it with anything
+    but whole sequences, unpadded on the left, sets `past` for the call.
     """
 
-    whole_sequences: bool = False
+    past: Past | None = None
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def converted(host: str, component: str, folder: Path) -> Cell:
     model = copy.deepcopy(dense)
     told = convert_(model, component_class(component).fitted, calibration=calibration(model))
     assert not find_sites(model) and len(find_components(model)) == len(told.sites)
-    assert all(site.relative_error < 2 for site in told.sites)
+    assert all(site.relative_error < 1.1 for site in told.sites)  # 1 is no FFN at all
     batch = inputs(model)
     assert outputs(model, batch).isfinite().all()
     assert not torch.equal(outputs(model, batch), outputs(dense, batch)) or component == "dense"

@@ -1,7 +1,9 @@
+import hosts
 import pytest
 import torch
 
 from undense.contract import config_from_dict
+from undense.convert.convert import convert_
 from undense.convert.fit import fitted, unfitted
 from undense.convert.sites import find_sites
 from undense.convert.statistics import collect
@@ -56,3 +58,17 @@ def test_without_memory_nothing_is_fitted(gpt2):
     site = find_sites(gpt2.to("meta"))[0]
     component = unfitted(site, config_from_dict({"component": "spectral"}))
     assert all(tensor.is_meta for tensor in component.state_dict().values())
+
+
+@pytest.mark.parametrize("host", [*hosts.HOSTS])
+def test_the_same_dense_ffn_as_a_component_is_the_same_model(host):
+    """Copied, not fitted, in every family."""
+    model = hosts.tiny(host)
+    batch = hosts.inputs(model)
+    wanted = hosts.outputs(model, batch)
+    gated = find_sites(model)[0].shape.gated
+    told = convert_(
+        model, "gated_dense-100" if gated else "dense-100", calibration=hosts.calibration(model)
+    )
+    assert told.flops_after == told.flops_before
+    torch.testing.assert_close(hosts.outputs(model, batch), wanted, rtol=0, atol=1e-5)

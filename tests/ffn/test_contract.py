@@ -172,6 +172,9 @@ def test_cost_equals_the_counted_flops_at_any_size(
     assert not count.uncounted
 
 
+FIGURES = ("forward", "backward", "useful", "macs", "weights", "indices", "activations")
+
+
 @every_config
 def test_inference_without_gradients_is_the_same_function_at_the_same_cost(config: Config) -> None:
     """Where no gradient is wanted a component may take another path: compiled code."""
@@ -201,7 +204,15 @@ def test_parts_of_a_cost_sum_to_the_whole(config: Config) -> None:
     tree = build(DIM, config).cost(5)
     for _, node in tree.walk():
         if node.parts:
-            for field in ("forward", "backward", "useful", "macs", "weights", "activations"):
+            for field in (
+                "forward",
+                "backward",
+                "useful",
+                "macs",
+                "weights",
+                "indices",
+                "activations",
+            ):
                 assert getattr(node, field) == sum(getattr(p, field) for p in node.parts)
 
 
@@ -211,6 +222,20 @@ def test_cost_counts_the_stored_numbers(config: Config) -> None:
     arithmetic = [b for b in component.buffers() if b.is_floating_point()]
     stored = sum(t.numel() for t in (*component.parameters(), *arithmetic))
     assert component.cost(1).weights == stored
+
+
+# Integers that a forward reads not at all (names for reports, a bare range), or either only where
+# it takes single rows of a transform or only where it takes all.
+UNREAD = {"frequencies", "partner", "turned", "back"}
+
+
+@every_config
+def test_cost_counts_the_bytes_of_the_stored_indices(config: Config) -> None:
+    component = build(DIM, config)
+    held = {n: b for n, b in component.named_buffers() if not b.is_floating_point()}
+    sizes = {name: b.numel() * b.element_size() for name, b in held.items()}
+    surely = sum(size for n, size in sizes.items() if n.rpartition(".")[2] not in UNREAD)
+    assert surely <= component.cost(1).indices <= sum(sizes.values())
 
 
 @every_config

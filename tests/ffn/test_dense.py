@@ -3,6 +3,9 @@ the place of the host's activation."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
 from random_hosts import dense_ffn, inputs
 
 import undense.ffn
@@ -27,3 +30,13 @@ def test_a_chebyshev_activation_stands_for_the_hosts_from_the_start() -> None:
         errors[activation] = float((ffn(fresh) - wanted).detach().square().sum())
     scale = float((wanted - wanted.mean(0)).square().sum())
     assert errors["chebyshev_gelu"] < 1e-4 * scale < 0.01 * errors["identity"]
+
+
+def test_the_same_neurons_without_biases_are_copied_not_fitted() -> None:
+    """T5's FFN has none: the same size gives the same function, bit by bit."""
+    whole = replace(dense_ffn(24, 96), up_bias=None, down_bias=None, activation="relu")
+    rows = inputs(24, 200)
+    ffn = from_dense(
+        whole, Config(hidden=96, activation="relu", bias=False), Statistics(inputs=rows)
+    )
+    assert torch.equal(ffn(rows), whole(rows))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from random_hosts import dense_ffn
 
 import undense.ffn
 from undense.contract import DenseFFN, DenseShape, Statistics, build, from_dense
@@ -76,6 +77,18 @@ def test_the_start_is_closer_than_the_best_linear_map() -> None:
 
     random = error(Config(rank=32, hidden=512))
     assert random < 0.9 * error(undense.ffn.Projection.Config())
+
+
+def test_with_few_rows_the_start_is_still_no_worse_than_the_mean() -> None:
+    """Two rows a random feature, and a gated FFN that the features hardly explain: a fit to those
+    rows alone would predict new ones far worse than their mean."""
+    dense, rows = dense_ffn(48, 96, gated=True), torch.randn(2400, 48)
+    fresh = rows[400:]
+    wanted = dense(fresh)
+    mean = float((wanted - wanted.mean(0)).square().mean())
+    for config in (Config(), Config(readout="block", keep=0.5), Config(rank=48)):
+        ffn = from_dense(dense, config, Statistics(inputs=rows[:400]))
+        assert float((ffn(fresh).detach() - wanted).square().mean()) < mean
 
 
 def test_a_negative_seed_is_refused() -> None:

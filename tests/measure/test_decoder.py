@@ -7,6 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     GPT2Config,
     LlamaConfig,
     LlamaForCausalLM,
@@ -47,6 +49,32 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "gpt2, one kernel": GPT2Config(**GPT2, **ENDS, activation_function="gelu_pytorch_tanh"),
 }
 MODELS = {name: empty(config) for name, config in CONFIGS.items()}
+
+
+def test_bart_is_counted_without_memory_as_it_is_with_it() -> None:
+    """It makes a mask for its decoder, into which transformers looks."""
+    config = BartConfig(
+        vocab_size=50,
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        max_position_embeddings=32,
+        forced_eos_token_id=None,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    real = BartForConditionalGeneration(config).eval()
+    ids = torch.full((2, 7), 5)
+    empty_count = count_workload(empty(config), Workload(batch=2, tokens=7, labels=True)).count
+    count = count_flops(
+        lambda: real(input_ids=ids, decoder_input_ids=ids, labels=ids), model=real, backward=True
+    )
+    assert (empty_count.forward, empty_count.backward) == (count.forward, count.backward)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from undense.ffn.gated_dense import GatedDense
+from undense.measure.call import Call
 from undense.measure.flops import count_flops, flop_counter
+from undense.measure.frames import Frame, Tally
+from undense.measure.gradient_sums import GradientSums
 
 NUMBERS = 5 * 16
 
@@ -103,3 +106,23 @@ def test_no_hook_stays_behind() -> None:
     count_flops(model, x, backward=True)
     for leaf in (x, *model.parameters()):
         assert not leaf._backward_hooks
+
+
+def test_memory_that_was_given_out_again_is_no_sum_any_more() -> None:
+    """By an operation that returns several tensors: the first one stands where the sum stood."""
+    root = Frame(Tally("", ""), None, None, -1, None)
+    one, two = (Frame(root.tally.child(name), root, None, -1, None) for name in ("one", "two"))
+    x, y = torch.randn(3, requires_grad=True).clone(), torch.randn(3)
+    memory = torch.randn(3)
+    sums = GradientSums()
+    for frame in (one, two):
+        sums.note_uses(Call(torch.ops.aten.mul.Tensor, (x, y), {}, y), frame)
+    sums.note_sum(Call(torch.ops.aten.add.Tensor, (y, y), {}, memory), one, 3)
+    out = (memory, torch.randn(3), torch.randn(3))
+    sums.note_sum(Call(torch.ops.aten.native_layer_norm_backward.default, (y, y), {}, out), two, 9)
+    x.backward(memory)  # the gradient of a tensor that was used twice
+    assert (root.tally.backward, one.tally.backward) == (0, 0)
+    sums.note_sum(Call(torch.ops.aten.add.Tensor, (y, y), {}, memory), one, 3)
+    x.backward(memory)
+    assert (root.tally.backward, one.tally.backward) == (3, -3), "a sum that is one moves"
+    sums.close()

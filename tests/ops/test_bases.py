@@ -70,6 +70,28 @@ def test_ridge_without_penalty_is_least_squares_with_intercept() -> None:
     assert np.allclose(bias.numpy(), expected[-1], atol=1e-8)
 
 
+def test_ridge_without_intercept_goes_through_the_origin() -> None:
+    x = torch.randn(200, 6) + 1
+    y = torch.randn(200, 3) - 2
+    weight, bias = ridge(x, y, strength=0.0, intercept=False)
+    assert torch.equal(bias, torch.zeros(3))
+    torch.testing.assert_close(weight, torch.linalg.lstsq(x, y).solution, rtol=1e-4, atol=1e-5)
+
+
+def test_ridge_on_few_rows_predicts_new_ones_no_worse_than_their_mean() -> None:
+    """Noise alone is worth nothing, a clean signal everything; a fixed strength fails the first."""
+    x, noise = torch.randn(1200, 90), torch.randn(1200, 8)
+    signal = x @ torch.randn(90, 8)
+
+    def left(y: torch.Tensor, strength: float | None) -> float:
+        weight, bias = ridge(x[:200], y[:200], strength=strength)
+        error = (x[200:] @ weight + bias - y[200:]).square().sum()
+        return float(error / (y[200:] - y[200:].mean(0)).square().sum())
+
+    assert left(noise, None) < 1.02 and left(noise, 1e-4) > 1.5
+    assert left(signal, None) < 1e-4
+
+
 def test_reduced_rank_beats_truncating_the_weight() -> None:
     x = torch.randn(1000, 10) @ (torch.randn(10, 10) * torch.logspace(0, -1.5, 10))
     y = x @ torch.randn(10, 8) + 0.1 * torch.randn(1000, 8)

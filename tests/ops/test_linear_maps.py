@@ -12,6 +12,7 @@ from undense.ops.linear_map import LinearMap
 from undense.ops.low_rank import LowRankLinear
 from undense.ops.monarch import MonarchLinear, shuffle
 from undense.ops.regression import whitened_svd
+from undense.ops.structured import Structure
 
 
 def whole(linear: LinearMap) -> torch.Tensor:
@@ -145,3 +146,26 @@ def test_indivisible_widths_name_what_would_divide() -> None:
         BlockLinear(15, 20, blocks=4, bias=False)
     with pytest.raises(UndenseError, match="divisible by blocks squared"):
         MonarchLinear(24, 24, blocks=4, bias=False)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("keep", [1.0, 0.75])
+@pytest.mark.parametrize("kinds", ["block", "monarch", "low_rank", "kronecker"])
+def test_a_refit_leaves_no_slope(kinds: str, keep: float, bias: bool) -> None:
+    """Inputs and targets have means: without a bias, a map fitted on centred ones would not be
+    the one of least squares."""
+    structure = Structure(kinds=kinds, blocks=2, rank=6, terms=3, keep=keep)
+    x, y = torch.randn(500, 16) + 2, torch.randn(500, 12) - 3
+    linear = structure.build(16, 12, bias=bias)
+    last = getattr(linear, "last", linear)
+    weight = last.weight if keep == 1 else last.values
+
+    def slope() -> float:
+        linear.zero_grad()
+        (linear(x) - y).square().mean().backward()
+        return float(weight.grad.norm())
+
+    before = slope()
+    with torch.no_grad():
+        linear.refit_(x, y)
+    assert slope() < 0.005 * before

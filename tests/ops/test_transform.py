@@ -10,8 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from undense.ops.fft_transforms import CosineTransform, FourierTransform
 from undense.ops.soft_top_k import TEMPERATURE, LearnedSelection, threshold
-from undense.ops.transform import CosineTransform, FourierTransform, GivenTransform, Transform
+from undense.ops.transform import GivenTransform, Transform
 
 
 @given(dim=st.integers(3, 70))

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from transformers import (
+    AutoModel,
+    BartConfig,
+    BertConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+    T5Config,
+)
 
 from undense.contract import build, config_from_dict
 from undense.convert.convert import convert_
@@ -65,6 +74,60 @@ def test_a_reading_is_what_the_counter_dispatched(ffn: str | None) -> None:
         assert sum(work.stages.values()) <= work.total
     assert reading.tokens == IDS.numel()
     assert (reading.total < reading.dense) == (ffn is not None)
+
+
+SIZES = {"vocab_size": 50, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+OTHERS: dict[str, PreTrainedConfig] = {
+    "bert": BertConfig(
+        **SIZES,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+    ),
+    "t5": T5Config(**SIZES, d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2),
+    "bart": BartConfig(
+        **SIZES,
+        d_model=32,
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=48,
+        max_position_embeddings=32,
+        forced_eos_token_id=None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_encoders_and_decoders_are_blocks_one_after_the_other(name: str) -> None:
+    """As many as there are FFNs, each with the rows of its own tower, dense and replaced."""
+    host = AutoModel.from_config(OTHERS[name]).train()
+    batch = {"input_ids": IDS}
+    if host.config.is_encoder_decoder:
+        batch["decoder_input_ids"] = IDS[:, :5]
+    widths = {"bert": [64, 64], "t5": [64] * 4, "bart": [64, 48, 48]}[name]
+    encoders = {"bert": 2, "t5": 2, "bart": 1}[name]
+    rows = [32 if block < encoders else 10 for block in range(len(widths))]
+    for spec in (None, "low_rank-25"):
+        if spec is not None:
+            convert_(host, spec, calibration=[batch] * 8, keep_dense=False)
+        meter = Meter(blocks_of(host))
+        count = count_flops(lambda: host(**batch), model=host, backward=True)
+        reading = meter.take(1)
+        meter.close()
+        assert list(reading.blocks) == [*range(len(widths))]
+        for work, width, seen in zip(reading.blocks.values(), widths, rows, strict=True):
+            products = 6 * 2 * seen * 32 * width  # two of them, forward and twice backward
+            assert products < work.dense < 1.2 * products
+        if spec is None:
+            assert reading.total == reading.dense
+        else:
+            ours = count.components
+            assert reading.total == sum(p.analytic_forward + p.analytic_backward for p in ours)
 
 
 def test_evaluation_is_not_counted_and_hooks_go_away() -> None:

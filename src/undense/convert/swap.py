@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from undense.contract import FFNComponent, build, config_from_dict
 from undense.convert.families import family
 from undense.convert.parts import seat, standing
-from undense.convert.sequences import guard_sequences
+from undense.convert.sequences import keep_past
 from undense.convert.sites import base_key, find_components, find_sites
 from undense.errors import UndenseError
 
@@ -28,7 +28,8 @@ def put(model: PreTrainedModel, name: str, ffn: nn.Module) -> nn.Module:
         model.set_submodule(name, ffn)
     if isinstance(ffn, FFNComponent):
         keep_from_initialisation(ffn)
-        guard_sequences(model, ffn)
+        tower = kind.tower(base_key(model, name))
+        keep_past(model.base_model.get_submodule(tower), ffn)
     return before
 
 

@@ -66,7 +66,8 @@ class Dense(FFNComponent):
         # Same neurons, same function: copied, not fitted.
         whole = self.hidden == dense.hidden and dense.gate is None and statistics.targets is None
         same = canonical(dense.activation) == self.activation
-        exact = whole and same and self.config.bias
+        biased = any(bias is not None for bias in (dense.up_bias, dense.down_bias))
+        exact = whole and same and (self.config.bias or not biased)
         if exact:
             kept = slice(None)
         else:
@@ -77,11 +78,8 @@ class Dense(FFNComponent):
         if self.up.bias is not None:
             self.up.bias.data[:count] = 0.0 if shift is None else shift[kept]
         if exact:
-            self.down.weight.data[0] = dense.down
-            assert self.down.bias is not None
-            self.down.bias.data.copy_(
-                self.down.bias.new_zeros(self.dim) if dense.down_bias is None else dense.down_bias
-            )
+            self.down.set_blocks_(dense.down[None])
+            self.down.set_bias_(dense.down_bias)
         else:
             self.down.refit_(activate(self.up(rows), self.activation), targets)
 

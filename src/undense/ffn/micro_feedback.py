@@ -11,34 +11,7 @@ from undense import contract, cost
 from undense.contract import DenseFFN, FFNComponent, Statistics, register
 from undense.cost import Cost
 from undense.errors import UndenseError
-from undense.ops.block_linear import BlockLinear
-from undense.ops.regression import reduced_rank
-
-
-class _Step(nn.Module):
-    """h -> sigmoid(C z + c) * (B silu(z) + b), z = A h; A, B, C with one block a group."""
-
-    def __init__(self, features: int, rank: int, groups: int) -> None:
-        super().__init__()
-        self.waist = BlockLinear(features, rank * groups, blocks=groups, bias=False)
-        self.out = BlockLinear(rank * groups, features, blocks=groups, bias=True)
-        self.gate = BlockLinear(rank * groups, features, blocks=groups, bias=True)
-
-    def forward(self, h: Tensor) -> Tensor:
-        z = self.waist(h)
-        return torch.sigmoid(self.gate(z)) * self.out(nn.functional.silu(z))
-
-    def cost(self, name: str, tokens: int) -> Cost:
-        return Cost.total(
-            name,
-            self.waist.cost("waist", tokens),
-            cost.fan_out("waist read twice", tokens * self.waist.fan_out, 2),
-            self.gate.cost("gate", tokens),
-            cost.activation("sigmoid", tokens * self.out.fan_out, "sigmoid"),
-            cost.activation("silu", tokens * self.waist.fan_out, "silu"),
-            self.out.cost("out", tokens),
-            cost.product("gating", tokens * self.out.fan_out),
-        )
+from undense.ops.gated_waist import GatedWaist
 
 
 @register("micro_feedback")
@@ -91,7 +64,8 @@ class MicroFeedback(FFNComponent):
             )
         self.register_buffer("selected", torch.arange(self.features) * dim // self.features)
         self.steps = nn.ModuleList(
-            _Step(self.features, config.rank, config.groups) for _ in range(config.micro_steps)
+            GatedWaist(self.features, config.rank, groups=config.groups)
+            for _ in range(config.micro_steps)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -99,17 +73,19 @@ class MicroFeedback(FFNComponent):
         before = x.index_select(-1, self.selected)
         update: Tensor | None = None
         for step in self.steps:  # summed by itself: a difference of states would cancel in bf16
-            added = step(before if update is None else before + update)
+            assert isinstance(step, GatedWaist)
+            added = step.respond(step.waist(before if update is None else before + update))
             update = added if update is None else update + added
         assert update is not None
         return torch.zeros_like(x).index_copy(-1, self.selected, update)
 
     def cost(self, tokens: int) -> Cost:
         numbers = tokens * self.features
-        parts = [cost.gather("selected features", numbers)]
+        parts = [cost.gather("selected features", numbers, stored=self.features)]
         for t, step in enumerate(self.steps):
-            assert isinstance(step, _Step)
-            parts.append(step.cost(f"step {t}", tokens))
+            assert isinstance(step, GatedWaist)
+            parts.append(step.waist.cost("waist", tokens))
+            parts.append(step.respond_cost(f"step {t}", tokens))
             if t > 0:
                 parts.append(cost.elementwise("state", numbers, macs=0))
                 parts.append(cost.elementwise("update", numbers, macs=0))
@@ -124,22 +100,11 @@ class MicroFeedback(FFNComponent):
         self.selected.copy_(targets.var(0).topk(self.features).indices.sort().values)
         x, y = inputs[:, self.selected], targets[:, self.selected]
         for step in self.steps:
-            assert isinstance(step, _Step)
-            for part in (step.gate, step.out):
-                part.weight.data.zero_()
-                assert part.bias is not None
-                part.bias.data.zero_()
+            assert isinstance(step, GatedWaist)
+            step.rest_()
         first = self.steps[0]
-        assert isinstance(first, _Step)
-        groups = self.config.groups
-        for k, (own, wanted) in enumerate(
-            zip(x.chunk(groups, -1), y.chunk(groups, -1), strict=True)
-        ):
-            rank = min(self.config.rank, own.shape[1])
-            _, into, _ = reduced_rank(own, wanted, rank)
-            level = (own @ into).std(0).clamp_min(1e-6)  # silu bends inputs of about this size
-            first.waist.weight.data[k, :rank] = (into / level).T
-        first.out.refit_(nn.functional.silu(first.waist(x)), 2 * y)
+        assert isinstance(first, GatedWaist)
+        first.start_(x, y)
 
     @classmethod
     def sized(cls, config: contract.Config, dim: int, size: int) -> contract.Config:

@@ -80,7 +80,7 @@ class SparseMicroRefine(FFNComponent):
         numbers = tokens * self.features
         return Cost.total(
             "micro_refine",
-            cost.gather("selected features", numbers),
+            cost.gather("selected features", numbers, stored=self.features),
             *(self._step_cost(t, tokens) for t in range(self.config.micro_steps)),
             cost.fan_out("first state", numbers, self.config.micro_steps),
         )

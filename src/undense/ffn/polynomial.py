@@ -88,7 +88,7 @@ class SparsePolynomial(FFNComponent):
         ]
         return Cost.total(
             "polynomial",
-            cost.gather("kept channels", numbers),
+            cost.gather("kept channels", numbers, stored=self.terms),
             cost.gain("scale", tokens, self.terms, size=self.terms),
             bounded_cost("into [-1, 1]", numbers),
             *powers,

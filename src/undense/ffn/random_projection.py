@@ -13,6 +13,7 @@ from undense import contract, cost
 from undense.contract import DenseFFN, FFNComponent, Statistics, register
 from undense.cost import Cost
 from undense.errors import UndenseError
+from undense.ops import structured
 from undense.ops.activation import activate, canonical
 from undense.ops.regression import ridge
 from undense.ops.sparse_signs import SparseSigns
@@ -105,7 +106,8 @@ class RandomProjection(FFNComponent):
     def start_from(self, dense: DenseFFN, statistics: Statistics) -> None:
         """Features of unit variance whose thresholds cover the sample (the quantiles of a normal
         distribution, from one feature to the next), the ridge regression of the outputs on them,
-        that dense read-out in the closed form of its structure, its last factor solved again."""
+        that dense read-out in the closed form of its structure, its last factor solved again
+        towards what the dense read-out gives (the outputs themselves would be overfitted anew)."""
         rows, targets = (statistics.inputs, statistics.wanted(dense))
         sums = self.signs(rows)
         spread = sums.std(0).clamp_min(1e-6)
@@ -114,19 +116,13 @@ class RandomProjection(FFNComponent):
         self.gain.data.copy_(1 / spread)
         self.shift.data.copy_(-sums.mean(0) / spread - thresholds)
         features = self.features(rows)
-        weight, shift = ridge(features, targets)
-        centred = features - features.mean(0)
-        self.readout.approximate_(weight.T.contiguous(), shift, centred.T @ centred / len(rows))
-        self.readout.refit_(features, targets)
+        weight, shift = ridge(features, targets, intercept=self.config.bias)
+        seen = features - features.mean(0) if self.config.bias else features
+        self.readout.approximate_(weight.T.contiguous(), shift, seen.T @ seen / len(rows))
+        self.readout.refit_(features, features @ weight + shift)
 
     @classmethod
     def sized(cls, config: contract.Config, dim: int, size: int) -> contract.Config:
         """The rank of the read-out or its number of terms, else the number of random features."""
         assert isinstance(config, RandomProjection.Config)
-        kinds = config.readout.split("+")
-        if "low_rank" in kinds:
-            return config.replace(rank=size)
-        if "kronecker" in kinds:
-            return config.replace(terms=size)
-        step = config.blocks**2 if "monarch" in kinds else config.blocks
-        return config.replace(hidden=size * step)
+        return config.replace(**structured.sized(config.readout, config.blocks, size))

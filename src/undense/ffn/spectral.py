@@ -113,7 +113,7 @@ class SparseSpectral(FFNComponent):
         ]
         if self.twist is not None:
             parts += [
-                cost.gather("partners", numbers),
+                cost.gather("partners", numbers, stored=self.modes),
                 cost.gain("twist", tokens, self.modes, size=self.modes),
                 cost.add("sum", numbers),
                 cost.fan_out("spectrum read twice", numbers, 2),

@@ -14,7 +14,7 @@ from undense import contract, cost
 from undense.contract import DenseFFN, DenseShape, FFNComponent, Statistics, register
 from undense.cost import Cost
 from undense.errors import UndenseError
-from undense.ops import neurons
+from undense.ops import neurons, structured
 from undense.ops.activation import activate, canonical
 from undense.ops.monarch import shuffle
 from undense.ops.structured import Structure, check_structure
@@ -155,13 +155,7 @@ class TensorFactor(FFNComponent):
         """The rank or the number of Kronecker terms where there is one; else `size` multiplies
         the smallest number of neurons that the blocks divide."""
         assert isinstance(config, TensorFactor.Config)
-        kinds = config.factor.split("+")
-        if "low_rank" in kinds:
-            return config.replace(rank=size)
-        if "kronecker" in kinds:
-            return config.replace(terms=size)
-        step = config.blocks**2 if "monarch" in kinds else config.blocks
-        return config.replace(hidden=size * step)
+        return config.replace(**structured.sized(config.factor, config.blocks, size))
 
 
 def _widened(dense: DenseFFN, hidden: int) -> DenseFFN:

@@ -13,22 +13,7 @@ from undense.contract import DenseFFN, FFNComponent, Statistics, register
 from undense.cost import Cost
 from undense.errors import UndenseError
 from undense.ops.block_linear import BlockLinear
-from undense.ops.regression import reduced_rank
-
-
-class _Step(nn.Module):
-    """h, p -> sigmoid(C z + c) * (B silu(z) + b), z = A h + F p; p is the previous token's h."""
-
-    def __init__(self, features: int, rank: int) -> None:
-        super().__init__()
-        self.waist = BlockLinear(features, rank, blocks=1, bias=False)
-        self.feedback = BlockLinear(features, rank, blocks=1, bias=False)
-        self.out = BlockLinear(rank, features, blocks=1, bias=True)
-        self.gate = BlockLinear(rank, features, blocks=1, bias=True)
-
-    def forward(self, h: Tensor, previous: Tensor) -> Tensor:
-        z = self.waist(h) + self.feedback(previous)
-        return torch.sigmoid(self.gate(z)) * self.out(nn.functional.silu(z))
+from undense.ops.gated_waist import GatedWaist
 
 
 @register("token_feedback")
@@ -42,11 +27,10 @@ class TokenFeedback(FFNComponent):
     Not token-local. `forward` takes whole sequences (..., time, dim) from their first token on,
     without padding on the left (rows (time, dim) are one sequence). To stream, or with padding:
     `state = ffn.start(batch)`, then `y, state = ffn.step(x, state, mask)` chunk after chunk of
-    (batch, time, dim), one token or many; the state's batch axis is 1, so that beams are reordered
-    by `state.index_select(1, order)`. A host that decodes with a KV cache calls its FFNs with the
-    new token alone: nothing tells them what came before. A converted model therefore refuses cached
-    decoding and left padding (`generate(use_cache=False)` is right), and a single token in
-    evaluation mode is refused here unless the host vouches for whole sequences.
+    (batch, time, dim), one token or many; the batch comes first in the state, so that beams are
+    reordered by `state.index_select(0, order)`. A host that decodes with a KV cache calls its FFNs
+    with the new token alone: a converted model keeps the state in its cache and hands it over as
+    `past`; without that a single token in evaluation mode is refused.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -80,25 +64,35 @@ class TokenFeedback(FFNComponent):
         self.features = max(1, round(dim * config.micro_keep_ratio))
         self.register_buffer("selected", torch.arange(self.features) * dim // self.features)
         self.steps = nn.ModuleList(
-            _Step(self.features, config.rank) for _ in range(config.micro_steps)
+            GatedWaist(self.features, config.rank) for _ in range(config.micro_steps)
+        )
+        self.feedback = nn.ModuleList(
+            BlockLinear(self.features, config.rank, blocks=1, bias=False) for _ in self.steps
         )
 
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)
+        if self.past is not None:
+            state = self.past.state
+            if state is None:
+                state = x.new_zeros(x.shape[0], len(self.steps), self.features)
+            mask = None if self.past.mask is None else self.past.mask[:, -x.shape[1] :]
+            y, self.past.state = self.step(x, state, mask)
+            return y
         sequences = x if x.dim() > 1 else x.unsqueeze(0)
-        if sequences.shape[-2] == 1 and not self.training and not self.whole_sequences:
+        if sequences.shape[-2] == 1 and not self.training:
             raise UndenseError(
                 "token_feedback: one token by itself, and nothing says whether others came before"
                 " it; use y, state = ffn.step(x, state) with state = ffn.start(batch) at the start"
-                " of a sequence, or generate(use_cache=False)"
+                " of a sequence (a model that undense converted does so by itself)"
             )
-        first = sequences.new_zeros(len(self.steps), *sequences.shape[:-2], self.features)
+        first = sequences.new_zeros(*sequences.shape[:-2], len(self.steps), self.features)
         return self._run(sequences, first, None)[0].reshape(x.shape)
 
     def start(self, batch: int) -> Tensor:
-        """The state before the first token: (micro_steps, batch, features), all 0."""
+        """The state before the first token: (batch, micro_steps, features), all 0."""
         weight = next(self.parameters())
-        return weight.new_zeros(len(self.steps), batch, self.features)
+        return weight.new_zeros(batch, len(self.steps), self.features)
 
     def step(self, x: Tensor, state: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The next chunk (batch, time, dim) of every sequence, and the state after it.
@@ -107,7 +101,7 @@ class TokenFeedback(FFNComponent):
         side it is. Raises `UndenseError` for a state or mask of another shape.
         """
         self.check(x)
-        expected = (len(self.steps), x.shape[0], self.features)
+        expected = (x.shape[0], len(self.steps), self.features)
         if x.dim() != 3 or state.shape != expected:
             raise UndenseError(
                 f"token_feedback: step takes x (batch, time, dim) and its state {expected}; got x"
@@ -124,32 +118,32 @@ class TokenFeedback(FFNComponent):
         before = x.index_select(-1, self.selected)
         update: Tensor | None = None
         last = []
-        for step, carried in zip(self.steps, state, strict=True):
+        for step, back, carried in zip(self.steps, self.feedback, state.unbind(-2), strict=True):
+            assert isinstance(step, GatedWaist)
             now = before if update is None else before + update
             seen = torch.cat([carried.unsqueeze(-2), now], -2)  # one longer than the chunk
             if mask is not None:
                 seen = seen.take_along_dim(_latest(mask).unsqueeze(-1), -2)
             last.append(seen[..., -1, :])
-            added = step(now, seen[..., :-1, :])
+            # contiguous: torch would multiply a slice by another kernel where weights are frozen
+            z = step.waist(now) + back(seen[..., :-1, :].contiguous())
+            added = step.respond(z)
             update = added if update is None else update + added
         assert update is not None
-        return torch.zeros_like(x).index_copy(-1, self.selected, update), torch.stack(last)
+        return torch.zeros_like(x).index_copy(-1, self.selected, update), torch.stack(last, -2)
 
     def cost(self, tokens: int) -> Cost:
+        """Of whole sequences and of streams alike; with padding, looking for the latest real token
+        is a comparison a token and step more."""
         numbers, rank = tokens * self.features, self.config.rank
-        parts = [cost.gather("selected features", numbers)]
-        for t, step in enumerate(self.steps):
-            assert isinstance(step, _Step)
+        parts = [cost.gather("selected features", numbers, stored=self.features)]
+        for t, (step, back) in enumerate(zip(self.steps, self.feedback, strict=True)):
+            assert isinstance(step, GatedWaist) and isinstance(back, BlockLinear)
             parts += [
                 step.waist.cost("waist", tokens),
-                step.feedback.cost("feedback", tokens),
+                back.cost("feedback", tokens),
                 cost.add("waist and feedback", tokens * rank),
-                cost.fan_out("waist read twice", tokens * rank, 2),
-                step.gate.cost("gate", tokens),
-                cost.activation("sigmoid", numbers, "sigmoid"),
-                cost.activation("silu", tokens * rank, "silu"),
-                step.out.cost("out", tokens),
-                cost.product("gating", numbers),
+                step.respond_cost(f"step {t}", tokens),
                 cost.fan_out("state read by the next token", numbers, 2),
             ]
             if t > 0:
@@ -165,19 +159,13 @@ class TokenFeedback(FFNComponent):
         inputs, targets = statistics.inputs, statistics.wanted(dense)
         self.selected.copy_(targets.var(0).topk(self.features).indices.sort().values)
         x, y = inputs[:, self.selected], targets[:, self.selected]
-        for step in self.steps:
-            assert isinstance(step, _Step)
-            for part in (step.feedback, step.gate, step.out):
-                part.weight.data.zero_()
-                if part.bias is not None:
-                    part.bias.data.zero_()
+        for step, back in zip(self.steps, self.feedback, strict=True):
+            assert isinstance(step, GatedWaist) and isinstance(back, BlockLinear)
+            step.rest_()
+            back.weight.data.zero_()
         first = self.steps[0]
-        assert isinstance(first, _Step)
-        rank = min(self.config.rank, self.features)
-        _, into, _ = reduced_rank(x, y, rank)
-        level = (x @ into).std(0).clamp_min(1e-6)  # silu bends inputs of about this size
-        first.waist.weight.data[0, :rank] = (into / level).T
-        first.out.refit_(nn.functional.silu(first.waist(x)), 2 * y)
+        assert isinstance(first, GatedWaist)
+        first.start_(x, y)
 
     @classmethod
     def sized(cls, config: contract.Config, dim: int, size: int) -> contract.Config:

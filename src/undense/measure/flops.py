@@ -138,6 +138,8 @@ class _Counting(TorchDispatchMode):
             self.weights.follow(call)
         if work is None:
             _record(self.count.uncounted_ops, name, 0, seconds)
+            if task != -1:
+                self.sums.note_sum(call, frame, 0)
             return
         _record(
             self.count.by_op if work.flops else self.count.zero_cost_ops, name, work.flops, seconds

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from undense.measure.call import Call, is_sparse, op_name
+from undense.measure.call import Call, is_sparse, op_name, tensors
 from undense.measure.frames import Frame
 
 
@@ -54,15 +54,15 @@ class GradientSums:
 
     def note_sum(self, call: Call, frame: Frame, flops: int) -> None:
         """An operation of the backward pass ran; additions may turn out to be sums of gradients."""
-        produced = _memory(call.result) if isinstance(call.out, Tensor) else None
-        if produced is None:
-            return
         read = {_memory(x) for x in call.tensors()}
-        if op_name(call.op) == "aten.add" and flops:
+        produced = [_memory(x) for x in tensors(call.out)]
+        if op_name(call.op) == "aten.add" and flops and produced[0] is not None:
             earlier = [entry for place in read for entry in self._sums.pop(place or 0, [])]
-            self._sums[produced] = [*earlier, (frame, flops)]
-        elif produced not in read:  # memory given out again
-            self._sums.pop(produced, None)
+            self._sums[produced[0]] = [*earlier, (frame, flops)]
+            return
+        for place in produced:
+            if place is not None and place not in read:  # memory given out again
+                self._sums.pop(place, None)
 
     def close(self) -> None:
         """Stop watching."""

@@ -7,6 +7,8 @@ cache itself. Dropout is off throughout: it is no part of what a model costs to 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,7 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     DynamicCache,
     PreTrainedConfig,
+    masking_utils,
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -101,7 +104,7 @@ def count_workload(model: Any, work: Workload) -> Counted:
         if decodes(model):
             model.loss_type = "ForCausalLM"
     try:
-        with torch.set_grad_enabled(work.labels):
+        with torch.set_grad_enabled(work.labels), _nothing_padded():
             if work.past:
                 past = _inputs(model, work.batch, work.past)
                 model(**past, use_cache=True, past_key_values=cache)
@@ -116,6 +119,20 @@ def count_workload(model: Any, work: Workload) -> Counted:
         values = [value for layer in cache.layers for value in vars(layer).values()]
         held = sum(value.numel() for value in values if _held(value))
     return Counted(count=count, cached=held)
+
+
+@contextmanager
+def _nothing_padded() -> Iterator[None]:
+    """Let transformers take a mask without values for one of ones.
+
+    It looks whether a mask hides anything, and BART makes one itself where none is given.
+    """
+    looks = masking_utils.fast_all
+    masking_utils.fast_all = lambda mask: True if mask.is_meta else looks(mask)
+    try:
+        yield
+    finally:
+        masking_utils.fast_all = looks
 
 
 def _held(value: object) -> bool:

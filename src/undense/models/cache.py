@@ -12,9 +12,8 @@ from undense.errors import UndenseError
 from undense.mixing import State
 
 
-@final
 class StateLayer(CacheLayerMixin):
-    """The state of one layer's mixer, None before the first token; `seen` counts padding too."""
+    """A state, None before the first token; `seen` counts padding too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,18 +65,19 @@ class StateLayer(CacheLayerMixin):
     def crop(self, tokens_to_remove: int) -> NoReturn:
         """A state cannot go back in time; keep a copy of the earlier one."""
         raise UndenseError(
-            f"a mixer's state cannot be shortened by {tokens_to_remove} tokens: it holds sums, not"
-            " tokens; copy the cache (copy.deepcopy) before going on, or start again"
+            f"a state cannot be shortened (by {abs(tokens_to_remove)} tokens, as assisted decoding"
+            " asks): it does not hold the tokens before; copy the cache (copy.deepcopy) before,"
+            " or start again"
         )
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> NoReturn:
-        """Only for keys and values, which a mixer's state need not have."""
+        """Only for keys and values, which a state need not have."""
         raise _no_keys()
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> NoReturn:
-        """Only for keys and values, which a mixer's state need not have."""
+        """Only for keys and values, which a state need not have."""
         raise _no_keys()
 
     def offload(self) -> None:
@@ -92,6 +92,17 @@ class StateLayer(CacheLayerMixin):
             self.state = tuple(tensor.to(device) for tensor in self.state)
 
 
+@final
+class MixerState(StateLayer):
+    """What one layer's mixer remembers."""
+
+
+@final
+class FFNStates(StateLayer):
+    """What the FFNs that read earlier tokens remember, in the order of the layers; one more layer
+    of a model's cache, after its own."""
+
+
 def _no_keys() -> UndenseError:
     return UndenseError(
         "a spectral model's cache takes whole states, not keys and values; pass SpectralCache, as"
@@ -101,12 +112,18 @@ def _no_keys() -> UndenseError:
 
 @final
 class SpectralCache(Cache):
-    """One `StateLayer` a layer. `state_dict` and `from_state` carry it across processes."""
+    """One `MixerState` a layer, and `FFNStates` where there are FFNs that read earlier tokens.
+    `to_tensors` and `from_tensors` carry it across processes."""
 
     layers: list[StateLayer]
 
     def __init__(self, layers: int) -> None:
-        super().__init__(layers=[StateLayer() for _ in range(layers)])
+        super().__init__(layers=[MixerState() for _ in range(layers)])
+
+    @property
+    def mixers(self) -> list[StateLayer]:
+        """The layers of the mixers."""
+        return [layer for layer in self.layers if not isinstance(layer, FFNStates)]
 
     def nbytes(self) -> int:
         """Bytes of all states."""
@@ -120,27 +137,35 @@ class SpectralCache(Cache):
         """The states as named tensors, for `safetensors.torch.save_file`; see `from_tensors`."""
         found: dict[str, Tensor] = {}
         for number, layer in enumerate(self.layers):
-            found[f"{number}.seen"] = torch.tensor(layer.seen)
+            name = "ffn" if isinstance(layer, FFNStates) else str(number)
+            found[f"{name}.seen"] = torch.tensor(layer.seen)
             for index, tensor in enumerate(layer.state or ()):
-                found[f"{number}.{index}"] = tensor.contiguous()
+                found[f"{name}.{index}"] = tensor.contiguous()
         return found
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> SpectralCache:
         """The inverse of `to_tensors`. Raises `UndenseError` where they are no such cache."""
-        numbers = sorted(int(key.partition(".")[0]) for key in tensors if key.endswith(".seen"))
-        if not numbers or numbers != list(range(len(numbers))):
+        names = {key.partition(".")[0] for key in tensors if key.endswith(".seen")}
+        numbers = sorted(int(name) for name in names if name.isdigit())
+        if (
+            not numbers
+            or numbers != list(range(len(numbers)))
+            or names - {"ffn"} - set(map(str, numbers))
+        ):
             raise UndenseError(
                 f"no cache of a spectral model: keys {sorted(tensors)[:4]} …, expected '0.seen',"
                 " '0.0' and so on, as SpectralCache.to_tensors gives them"
             )
         cache = cls(len(numbers))
-        for number, layer in enumerate(cache.layers):
-            count = sum(key.startswith(f"{number}.") for key in tensors) - 1
+        if "ffn" in names:
+            cache.layers.append(FFNStates())
+        for name, layer in zip([*map(str, numbers), "ffn"], cache.layers, strict=False):
+            count = sum(key.startswith(f"{name}.") for key in tensors) - 1
             try:
-                state = tuple(tensors[f"{number}.{index}"] for index in range(count))
+                state = tuple(tensors[f"{name}.{index}"] for index in range(count))
             except KeyError as missing:
-                raise UndenseError(f"the cache of layer {number} lacks {missing}") from None
+                raise UndenseError(f"the cache of layer {name} lacks {missing}") from None
             if state:
-                layer.advance(state, int(tensors[f"{number}.seen"]))
+                layer.advance(state, int(tensors[f"{name}.seen"]))
         return cache

@@ -11,6 +11,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from undense.contract import FFNComponent
+from undense.convert.sequences import keep_past
 from undense.errors import UndenseError
 from undense.mixing import SequenceMixer
 from undense.models.block import SpectralBlock
@@ -57,6 +58,8 @@ class SpectralModel(SpectralPreTrainedModel):
             if isinstance(module, SequenceMixer | FFNComponent):
                 for part in module.modules():  # it initialises itself
                     part.__dict__["_is_hf_initialized"] = True
+            if isinstance(module, FFNComponent):
+                keep_past(self, module)
         self.post_init()
 
     def forward(
@@ -103,7 +106,7 @@ class SpectralModel(SpectralPreTrainedModel):
     def _cache(self, given: Cache | None, use_cache: bool) -> SpectralCache | None:
         if given is None:
             return SpectralCache(len(self.layers)) if use_cache else None
-        if not isinstance(given, SpectralCache) or len(given.layers) != len(self.layers):
+        if not isinstance(given, SpectralCache) or len(given.mixers) != len(self.layers):
             raise UndenseError(
                 f"spectral: past_key_values is a {type(given).__name__} of {len(given)} layers;"
                 f" give the SpectralCache of {len(self.layers)} layers that this model returned"

@@ -66,7 +66,7 @@ class BlockLinear(BlockMap):
         ys = targets.chunk(self.blocks, -1)
         shifts = []
         for k, (x, y) in enumerate(zip(xs, ys, strict=True)):
-            weight, shift = ridge(x, y)
+            weight, shift = ridge(x, y, intercept=self.bias is not None)
             self.weight.data[k] = weight.T
             shifts.append(shift)
         self.set_bias_(torch.cat(shifts))

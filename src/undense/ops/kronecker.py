@@ -103,12 +103,13 @@ class KroneckerLinear(LinearMap):
             self.bias.data.copy_(torch.zeros_like(self.bias) if bias is None else bias)
 
     def refit_(self, inputs: Tensor, targets: Tensor) -> None:
-        """One A for all j, each output with its own shift."""
+        """One A for all j, each output with its own shift where there is a bias."""
         features = self.features(inputs).detach()
         wanted = targets.view(-1, self.i, self.j).transpose(1, 2)
-        x = (features - features.mean(0)).flatten(0, 1)
-        y = (wanted - wanted.mean(0)).flatten(0, 1)
-        self.last.refit_(x, y)
+        x, y = (features, wanted)
+        if self.bias is not None:
+            x, y = (features - features.mean(0), wanted - wanted.mean(0))
+        self.last.refit_(x.flatten(0, 1), y.flatten(0, 1))
         if self.bias is not None:
             told = self.last(features.mean(0)).detach()
             self.bias.data.copy_((wanted.mean(0) - told).T.flatten())

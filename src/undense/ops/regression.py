@@ -8,38 +8,73 @@ from torch import Tensor
 # Relative to the mean diagonal of the Gram matrix: large enough that a sample of a few thousand
 # tokens does not overfit, small enough not to bias the fit (measured on GPT-2-like activations).
 RIDGE = 1e-4
+# With fewer rows a feature than this the strength is chosen on rows that the fit does not see: at
+# RIDGE such a fit can predict new rows worse than their mean does.
+FEW_ROWS = 8
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 1e4)  # the last is the mean, but for directions
+HELD_OUT = 5  # one row in so many
 
 
 class Ridge:
-    """Least squares with an intercept on fixed features, for one target after another.
+    """Least squares on fixed features, for one target after another, in fp64.
 
-    Solved in fp64 on centred data, the penalty relative to the mean variance of the features.
+    With an intercept on centred data; the penalty relative to the features' mean variance.
     """
 
-    def __init__(self, features: Tensor, *, strength: float = RIDGE) -> None:
+    def __init__(
+        self, features: Tensor, *, strength: float = RIDGE, intercept: bool = True
+    ) -> None:
         x = features.double()
-        self.mean = x.mean(0)
+        self.intercept = intercept
+        self.mean = self._mean(x)
         self.centred = x - self.mean
-        gram = self.centred.T @ self.centred
-        penalty = strength * gram.diagonal().mean() + torch.finfo(torch.float64).tiny
-        gram.diagonal().add_(penalty)
-        self.factors = torch.linalg.lu_factor(gram)
+        self.gram = self.centred.T @ self.centred
+        self.diagonal = self.gram.diagonal().clone()
+        self.strengthen(strength)
+
+    def strengthen(self, strength: float) -> None:
+        """Take another penalty."""
+        penalty = strength * self.diagonal.mean() + torch.finfo(torch.float64).tiny
+        self.gram.diagonal().copy_(self.diagonal + penalty)
+        self.factors = torch.linalg.lu_factor(self.gram)
 
     def solve(self, targets: Tensor) -> tuple[Tensor, Tensor]:
         """targets ≈ features @ weight + bias: (rows, outputs) -> (inputs, outputs), (outputs,)."""
         y = targets.double()
-        y_mean = y.mean(0)
+        y_mean = self._mean(y)
         weight = torch.linalg.lu_solve(*self.factors, self.centred.T @ (y - y_mean))
         bias = y_mean - self.mean @ weight
         return weight.to(targets.dtype), bias.to(targets.dtype)
 
+    def _mean(self, rows: Tensor) -> Tensor:
+        return rows.mean(0) if self.intercept else rows.new_zeros(rows.shape[1])
 
-def ridge(features: Tensor, targets: Tensor, *, strength: float = RIDGE) -> tuple[Tensor, Tensor]:
-    """Least squares with an intercept: targets ≈ features @ weight + bias.
+
+def ridge(
+    features: Tensor, targets: Tensor, *, strength: float | None = None, intercept: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Least squares: targets ≈ features @ weight + bias, bias 0 without an intercept.
 
     `features` (rows, inputs), `targets` (rows, outputs); returns (inputs, outputs) and (outputs,).
+    `strength`: None is `RIDGE` where there are rows enough, else what predicts held-out rows best.
     """
-    return Ridge(features, strength=strength).solve(targets)
+    if strength is None:
+        rows, inputs = features.shape
+        few = HELD_OUT <= rows < FEW_ROWS * inputs
+        strength = _best_strength(features, targets, intercept=intercept) if few else RIDGE
+    return Ridge(features, strength=strength, intercept=intercept).solve(targets)
+
+
+def _best_strength(features: Tensor, targets: Tensor, *, intercept: bool) -> float:
+    """The strength whose fit to four fifths of the rows predicts the others best."""
+    held = torch.arange(len(features)) % HELD_OUT == HELD_OUT - 1
+    fit = Ridge(features[~held], intercept=intercept)
+    errors = []
+    for strength in STRENGTHS:
+        fit.strengthen(strength)
+        weight, bias = fit.solve(targets[~held])
+        errors.append(float((features[held] @ weight + bias - targets[held]).square().sum()))
+    return STRENGTHS[errors.index(min(errors))]
 
 
 def reduced_rank(features: Tensor, targets: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -46,8 +46,8 @@ def reshaped(
         changed = True
     dense = replace(dense, activation=activation)
     if changed:
-        weight, shift = ridge(dense.neurons(rows), before(rows))
-        dense = replace(dense, down=weight.T.contiguous(), down_bias=shift)
+        weight, shift = ridge(dense.neurons(rows), before(rows), intercept=bias)
+        dense = replace(dense, down=weight.T.contiguous(), down_bias=shift if bias else None)
     return _widened(dense, hidden - dense.hidden)
 
 

@@ -78,6 +78,7 @@ class SparseLinear(BlockMap):
             useful=2 * multiplies,
             macs=multiplies,
             weights=stored,
+            indices=self.columns.element_size() * stored,
             activations=tokens * (self.fan_in + self.fan_out),
         )
         if self.bias is None:
@@ -118,10 +119,11 @@ class SparseLinear(BlockMap):
         self.set_bias_(bias)
 
     def refit_(self, inputs: Tensor, targets: Tensor) -> None:
-        """Ridge regression of each row on its own columns."""
+        """Ridge regression of each row on its own columns; an intercept where it has a bias."""
         x, y = (inputs.double(), targets.double())
         x_mean, y_mean = (x.mean(0), y.mean(0))
-        x, y = (x - x_mean, y - y_mean)
+        if self.bias is not None:
+            x, y = (x - x_mean, y - y_mean)
         gram = x.T @ x
         gram.diagonal().add_(RIDGE * gram.diagonal().mean())
         self.solve_(gram, y.T @ x)

@@ -80,6 +80,7 @@ class SparseSigns(Derived):
                 forward=added,
                 backward=added,
                 useful=added,
+                indices=self.places.element_size() * self.places.numel(),
                 activations=2 * numbers + tokens * self.fan_out,
             ),
         )

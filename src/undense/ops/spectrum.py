@@ -10,8 +10,9 @@ from torch import Tensor
 from undense import cost
 from undense.cost import Cost
 from undense.errors import UndenseError
+from undense.ops.fft_transforms import CosineTransform, FourierTransform
 from undense.ops.regression import reduced_rank
-from undense.ops.transform import CosineTransform, FourierTransform, GivenTransform, Transform
+from undense.ops.transform import GivenTransform, Transform
 
 Basis = Literal["fourier", "cosine", "eigen"]
 BASES: tuple[str, ...] = ("fourier", "cosine", "eigen")

@@ -57,6 +57,17 @@ class Structure:
         return KroneckerLinear(fan_in, fan_out, terms=self.terms, bias=bias, leaf=leaf)
 
 
+def sized(kinds: str, blocks: int, size: int) -> dict[str, int]:
+    """The settings that make a factored FFN of step `size`: the rank or the number of Kronecker
+    terms where there is one, else neurons, a multiple of the smallest number that blocks divide."""
+    names = kinds.split("+")
+    if "low_rank" in names:
+        return {"rank": size}
+    if "kronecker" in names:
+        return {"terms": size}
+    return {"hidden": size * (blocks**2 if "monarch" in names else blocks)}
+
+
 def check_structure(
     component: str, field: str, kinds: str, *, keep: float, counts: Mapping[str, int | None]
 ) -> None:

@@ -71,7 +71,7 @@ class Waist(nn.Module):
 
     def _residual(self, directions: Tensor, inputs: Tensor, targets: Tensor) -> float:
         features = activate(inputs @ directions.T, self.activation)
-        weight, shift = ridge(features, targets)
+        weight, shift = ridge(features, targets, intercept=self.last.bias is not None)
         return float((features @ weight + shift - targets).square().mean())
 
     def refit_(self, inputs: Tensor, targets: Tensor) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Self, final
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from transformers import (
+    PreTrainedConfig,
     PreTrainedModel,
     TrainerCallback,
     TrainerControl,
@@ -31,8 +32,8 @@ from undense.convert.sites import base_key, find_components, find_sites
 from undense.cost import Cost
 from undense.errors import UndenseError
 from undense.ffn.presets import dense_config
-from undense.measure.language_model import empty_model
 from undense.measure.live import ABOUT, Block, Meter, every_tag, kept
+from undense.measure.whole_model import empty
 
 EVERY = 10
 
@@ -127,18 +128,27 @@ class LiveCallback(TrainerCallback):
 
 
 def blocks_of(model: PreTrainedModel) -> list[Block]:
-    """Every FFN of `model`, dense or replaced, in the order of the layers."""
-    shapes = _dense_shapes(model)
+    """Every FFN of `model`, dense or replaced, in the order of the layers; a decoder's layers are
+    numbered on from those of its encoder."""
     kind = family(model.config.model_type)
+    shapes = {site.key: site.shape for site in find_sites(_dense_twin(model.config))}
+    before = 1 + max((kind.layer(k) or 0 for k in shapes if kind.tower(k) == "encoder"), default=-1)
+
+    def number(key: str, layer: int) -> int:
+        return layer + (before if kind.tower(key) == "decoder" else 0)
+
     blocks = []
     for site in find_sites(model):
         dense = _dense(site.shape)
-        blocks.append(Block(layer=site.layer, module=site.module, cost=dense, dense=dense))
+        place = number(site.key, site.layer)
+        # what receives the input: of an FFN that is several modules, no other one is called
+        blocks.append(Block(layer=place, module=site.entry, cost=dense, dense=dense))
     for name, component in find_components(model).items():
-        layer = kind.layer(base_key(model, name))
+        key = base_key(model, name)
+        layer = kind.layer(key)
         if layer is not None:
-            dense = _dense(shapes[layer])
-            block = Block(layer=layer, module=component, cost=component.cost, dense=dense)
+            dense, place = _dense(shapes[key]), number(key, layer)
+            block = Block(layer=place, module=component, cost=component.cost, dense=dense)
             blocks.append(block)
     if not blocks:
         raise UndenseError(f"live: {type(model).__name__} has no FFN whose FLOPs could be told")
@@ -152,11 +162,9 @@ def index_bins(values: Tensor) -> list[float]:
     return [-0.5 + (largest + 1) * edge / count for edge in range(count + 1)]
 
 
-def _dense_shapes(model: PreTrainedModel) -> dict[int, DenseShape]:
-    """The dense FFN of every layer, from the stock config: no weights are made."""
-    config = model.config
-    stock: Any = empty_model(recording(config, {}) if recorded(config) else config)
-    return {site.layer: site.shape for site in find_sites(stock)}
+def _dense_twin(config: PreTrainedConfig) -> Any:
+    """The dense model of a config, without memory."""
+    return empty(recording(config, {}) if recorded(config) else config)
 
 
 def _dense(shape: DenseShape) -> Callable[[int], Cost]:

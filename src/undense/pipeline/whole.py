@@ -13,7 +13,7 @@ from undense.convert.convert import convert_, plan
 from undense.convert.families import FAMILIES, PREFIX
 from undense.errors import UndenseError
 from undense.ffn.presets import dense_config
-from undense.measure.language_model import empty_model
+from undense.measure.whole_model import empty
 from undense.pipeline.estimate import EstimateSettings, estimate
 
 
@@ -42,7 +42,7 @@ def compare(
     elif ffn is not None or config.model_type.removeprefix(PREFIX) in FAMILIES:
         described = plan(config, ffn or dense_config, targets=targets, exclude=exclude)
     if ffn is not None:
-        model: Any = empty_model(config)
+        model: Any = empty(config)
         convert_(model, ffn, targets=targets, exclude=exclude, keep_dense=False)
         replaced = model.config
     trees = _recorded_trees(stock, done) if done else _trees(described, replaced=ffn is not None)
