@@ -134,12 +134,11 @@ def test_every_added_stage_improves_the_closed_form_start() -> None:
 
 
 def test_stages_that_would_hurt_start_closed() -> None:
-    """On few rows, one feature loud, an added stage only learns noise: what is left is exactly the
+    """On fewer rows than features an added stage only learns noise: what is left is exactly the
     projection fitted alone on the rows that are not held back."""
     dim = 48
     dense = _dense(dim)
-    rows = torch.randn(96, dim)
-    rows[:, 5] *= 300
+    rows = torch.randn(24, dim)
     narrow = Dense.Config(hidden=32)
     config = Config(
         spectral=None, micro=None, norm_in=False, norm_out=False, projection=narrow,

@@ -72,23 +72,26 @@ def narrow(shape: DenseShape) -> Config:
 
 
 def ultra(shape: DenseShape) -> Config:
-    """The composition that measured best for its FLOPs when converting a trained model: one
-    micro-step on a quarter of the features before blocks of the dense FFN's own neurons, chosen for
-    each token, which is what N sizes. It stores as much as the dense FFN. Spectral and polynomial
-    stages did not earn their FLOPs there; `docs/log.md` has the figures."""
-    return _refined(component_class("block_topk").fitted(shape))
+    """The composition that measured best for its FLOPs and its time when converting a trained
+    model: blocks of the dense FFN's own neurons, chosen for each token, which is what N sizes, and
+    a gate. It stores as much as the dense FFN. Spectral and polynomial stages did not earn their
+    FLOPs there, and a micro-step changed no loss and took a tenth of the time or more;
+    `docs/log.md` has the figures."""
+    return _gated(None, component_class("block_topk").fitted(shape))
 
 
 def ultra_small(shape: DenseShape) -> Config:
-    """The same before a narrow projection of the host's own kind: N % of the dense parameters."""
-    return _refined(dense_config(shape))
+    """One micro-step on a quarter of the features before a narrow projection of the host's own
+    kind: N % of the dense parameters."""
+    micro = SparseMicroRefine.Config(micro_steps=1, micro_keep_ratio=0.25)
+    return _gated(micro, dense_config(shape))
 
 
-def _refined(projection: Config) -> Config:
+def _gated(micro: Config | None, projection: Config) -> Config:
     return UltraEfficientSparseFFN.Config(
         spectral=None,
         polynomial=None,
-        micro=SparseMicroRefine.Config(micro_steps=1, micro_keep_ratio=0.25),
+        micro=micro,
         projection=projection,
         norm_in=False,
         norm_out=False,

@@ -164,11 +164,14 @@ class UltraEfficientSparseFFN(FFNComponent):
         """
         rows = statistics.inputs
         targets = statistics.wanted(dense)
+        if len(self.stages) == 1:  # nothing to decide on rows that the fit does not see
+            self._backfit(dense, rows, targets, list(self.stages), torch.zeros_like(targets))
+            return
         unseen = torch.arange(len(rows)) % 8 == 7
         seen, wanted = (rows[~unseen], targets[~unseen])
         alone = torch.zeros_like(wanted)
         closed, error = (None, math.inf)
-        if "projection" in self.stages and len(self.stages) > 1:
+        if "projection" in self.stages:
             alone = self._backfit(dense, seen, wanted, ["projection"], alone)
             if unseen.any():
                 closed = {name: tensor.clone() for name, tensor in self.state_dict().items()}
