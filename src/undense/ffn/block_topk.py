@@ -278,7 +278,9 @@ class BlockTopK(FFNComponent):
         down = self.down.data.flatten(0, 1)
         if self.shared_down is not None:
             down = torch.cat([self.shared_down.weight.data[0].T, down])
-        correction, bias = ridge(features, targets - features @ down, strength=HOLD)
+        intercept = self.bias is not None
+        left = targets - features @ down
+        correction, bias = ridge(features, left, strength=HOLD, intercept=intercept)
         down = down + correction
         self.down.data.copy_(down[self.always :].view_as(self.down))
         if self.shared_down is not None:

@@ -236,14 +236,16 @@ class UltraEfficientSparseFFN(FFNComponent):
 def _rebased(dense: DenseFFN, rows: Tensor, state: Tensor) -> DenseFFN:
     """`dense` with its input weights regressed so that it reads `state` where it read `rows`.
 
-    Pre-activations are linear in the rows, so the rows are regressed, once for both weights.
+    Pre-activations are linear in the rows, so the rows are regressed, once for both weights; through
+    the origin where there is no bias to take an offset.
     """
-    mixing, offset = ridge(state.double(), rows.double(), strength=1e-7)
+    intercept = dense.up_bias is not None
+    mixing, offset = ridge(state.double(), rows.double(), strength=1e-7, intercept=intercept)
 
-    def moved(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        shift = weight.double() @ offset
-        shift = shift if bias is None else shift + bias
-        return (weight.double() @ mixing.T).to(weight.dtype), shift.to(weight.dtype)
+    def moved(weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        weight = weight.double()
+        shift = None if bias is None else (weight @ offset + bias).to(bias.dtype)
+        return (weight @ mixing.T).to(dense.up.dtype), shift
 
     up, up_bias = moved(dense.up, dense.up_bias)
     gate, gate_bias = (None, None) if dense.gate is None else moved(dense.gate, dense.gate_bias)
