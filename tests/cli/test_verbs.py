@@ -18,7 +18,7 @@ from undense_command import VERBS
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_is_printed_and_is_no_error(undense: Command, verb: str) -> None:
-    outcome = undense(verb, "--help")
+    outcome = undense(*verb.split(), "--help")
     assert outcome.code == 0
     assert outcome.err == ""
     for option in ("--json", "--debug", "--seed", "--output-dir"):
