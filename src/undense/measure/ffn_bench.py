@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -17,7 +16,7 @@ from undense.measure.ffn_arms import DENSE, TORCH_DTYPES, Arm, bytes_read
 from undense.measure.oracle import check, forward_and_back
 from undense.measure.ratios import realised, speedup, times_less, yardstick
 from undense.measure.rotation import Rotation, rotation
-from undense.measure.timing import SAMPLE_SECONDS, Timing, interleaved
+from undense.measure.timing import SAMPLE_SECONDS, Timing, interleaved, seconds_of
 
 COMPILED = "dense, compiled"
 LEAST_ROUNDS = 5
@@ -83,7 +82,7 @@ class Bench:
             if arm.name == DENSE and self.compiled:
                 entries[COMPILED] = self._prepared(arm, cell, x, calls, compiled=True)
         lead = int(cell.memory == "warm")
-        seconds = sum((1 + lead) * max(_seconds(c), SAMPLE_SECONDS) for c in calls.values())
+        seconds = sum((1 + lead) * max(seconds_of(c), SAMPLE_SECONDS) for c in calls.values())
         least = min(LEAST_ROUNDS, self.rounds)
         rounds = max(least, min(self.rounds, int(self.cap_seconds / max(seconds, 1e-9))))
         if rounds * seconds > self.cap_seconds:
@@ -112,7 +111,7 @@ class Bench:
         *,
         compiled: bool,
     ) -> dict[str, Any]:
-        """What is known of an arm before it is timed. Only a right one gets its call into `calls`."""
+        """What is known of an arm before it is timed; a right one's call goes into `calls`."""
         if arm.config is None:
             return {"status": f"not possible: {arm.why}"}
         name = COMPILED if compiled else arm.name
@@ -191,13 +190,7 @@ def product_rate(dtype: str) -> float:
     """FLOPs a second of a square matrix product of this type here and now, the best of five."""
     side = 512
     one = torch.randn(side, side).to(TORCH_DTYPES[dtype])
-    return 2 * side**3 / min(_seconds(lambda: one @ one) for _ in range(5))
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+    return 2 * side**3 / min(seconds_of(lambda: one @ one) for _ in range(5))
 
 
 def _eager(module: nn.Module, x: Tensor) -> Tensor:

@@ -79,9 +79,10 @@ def interleaved(
     """Time every arm in turns: `warmup` calls of each, then `rounds` rounds with one sample each.
 
     `lead`: calls before every sample that are not in it, so that an arm finds in the cache what it
-    left there and not what the arm before it did. `threads` pins PyTorch's threads for as long as this runs (None: as they are). `progress` wraps
-    the rounds, for instance a `tqdm` with its description. Raises `UndenseError` without an arm or
-    with fewer than two rounds, of which there are no quartiles.
+    left there and not what the arm before it did. `threads` pins PyTorch's threads for as long as
+    this runs (None: as they are). `progress` wraps the rounds, for instance a `tqdm` with its
+    description. Raises `UndenseError` without an arm or with fewer than two rounds, of which there
+    are no quartiles.
     """
     if not arms:
         raise UndenseError("timing: no arms given; name at least one callable")
@@ -104,6 +105,11 @@ def interleaved(
         )
         for name in arms
     }
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """How long one call takes: enough to plan by, not to quote."""
+    return _seconds(call, 1, time.perf_counter)
 
 
 def environment() -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""What a speed measurement is asked to do. Nothing heavy is imported: a command's help shows these."""
+"""What a speed measurement is asked to do. Nothing heavy is imported: a command's help shows it."""
 
 from __future__ import annotations
 
@@ -105,9 +105,7 @@ class CeilingSettings:
     """What a model could gain on this machine with other FFNs, before anything is trained."""
 
     model: str
-    arms: tuple[str, ...] = (
-        *("ultra-50", "ultra-25", "ultra-12", "ultra-small-25", "narrow-25"),
-    )
+    arms: tuple[str, ...] = (*("ultra-50", "ultra-25", "ultra-12", "ultra-small-25", "narrow-25"),)
     """FFN specs to try."""
     tokens: tuple[int, ...] = (1, 16, 128, 512)
     """New tokens in a forward pass: 1 is decoding, more is reading a prompt."""
@@ -117,8 +115,8 @@ class CeilingSettings:
     """Type of the weights: fp32 or bf16."""
     worth: float = 1.1
     """Whole-model speed-up from which on it is a go."""
-    seconds: float = 60.0
-    """About how long to measure."""
+    seconds: float = 30.0
+    """About how long to time."""
     threads: int | None = None
     """Threads that torch may use; by default as it chooses."""
     seed: int = 0
@@ -156,9 +154,7 @@ def require_timing(verb: str, rounds: int, threads: int | None) -> None:
         raise UndenseError(f"{verb}: threads={threads} must be at least 1")
 
 
-def _require_among(
-    verb: str, name: str, values: tuple[str, ...], known: tuple[str, ...]
-) -> None:
+def _require_among(verb: str, name: str, values: tuple[str, ...], known: tuple[str, ...]) -> None:
     for value in values:
         if value not in known:
             raise UndenseError(f"{verb}: {name}={value!r} must be one of {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""The plots of a speed measurement, from its result file alone: how many times faster than dense."""
+"""The plots of single FFNs' speed, from the result file alone: how many times faster than dense."""
 
 from __future__ import annotations
 
@@ -89,9 +89,7 @@ def _figure(
         figure.savefig(path, dpi=120)
 
 
-def _panel(
-    axes: Axes, cells: list[dict[str, Any]], looks: dict[str, tuple[str, str]]
-) -> None:
+def _panel(axes: Axes, cells: list[dict[str, Any]], looks: dict[str, tuple[str, str]]) -> None:
     ends = [1.0]
     tokens = sorted({cell["tokens"] for cell in cells})
     for number, (name, (color, marker)) in enumerate(looks.items()):
