@@ -85,11 +85,12 @@ def test_components_are_right(spec: str, dtype: torch.dtype) -> None:
 
 
 def test_a_choice_that_a_rounding_turns_is_no_error() -> None:
+    wide = DenseShape(dim=128, hidden=512)
     turned = 0
     for seed in range(6):
         torch.manual_seed(seed)
-        module = build(DIM, resolve("block_topk-25", SHAPE)).bfloat16()
-        x = torch.randn(1, 48, DIM).bfloat16()
+        module = build(wide.dim, resolve("ultra-25", wide)).bfloat16()
+        x = torch.randn(1, 48, wide.dim).bfloat16()
         with torch.no_grad():
             wanted = copy.deepcopy(module).double()(x.double())
             error = (module(x).double() - wanted).norm(dim=-1) / wanted.norm(dim=-1)

@@ -90,7 +90,7 @@ class Bench:
         times: dict[str, Timing] = {}
         if calls:
             times = interleaved(calls, rounds=rounds, warmup=WARMUP, lead=lead)
-        return asdict(cell) | {"status": "measured"} | compared(entries, times, cell.training)
+        return asdict(cell) | {"status": "measured"} | compared(entries, times)
 
     def expected_seconds(self, cell: Cell) -> float:
         """What the cell takes at least, from its FLOPs and the speed of a matrix product."""
@@ -148,9 +148,7 @@ class Bench:
         return self._rotations[arm.name]
 
 
-def compared(
-    entries: Mapping[str, dict[str, Any]], times: dict[str, Timing], training: bool
-) -> dict[str, Any]:
+def compared(entries: Mapping[str, dict[str, Any]], times: dict[str, Timing]) -> dict[str, Any]:
     """The entries with times, and with ratios to the yardstick: the faster of eager and compiled
     dense. FLOPs and bytes are always held against those of the dense FFN."""
     standard = yardstick(times, (DENSE, COMPILED))
