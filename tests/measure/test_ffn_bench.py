@@ -175,3 +175,27 @@ def test_what_depends_on_chance_is_off_in_every_part() -> None:
     still = quiet(config).to_dict()
     assert still["dropout"] == 0
     assert still["projection"]["balance"] == 0
+
+
+def test_what_is_wrong_is_told_of_a_skipped_cell_too(
+    liar: type[FFNComponent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("undense.measure.ffn_bench.seconds_of", lambda call: 1000.0)
+    monkeypatch.setattr(Bench, "expected_seconds", lambda self, cell: 0.0)
+    result = bench(arms_at(["liar"], DIM, gated=False)).measured(CELL)
+    assert result["status"].startswith("skipped: over the cap")
+    assert result["arms"][DENSE]["status"] == result["status"]
+    assert len(failures(result)) == 1
+
+
+def test_the_compiled_dense_ffn_is_checked_and_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiling: Any = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda f, dynamic: compiling(f, dynamic=dynamic, backend="eager")
+    )
+    plan = bench(arms_at(["narrow-25"], DIM, gated=False))
+    plan.compiled = True
+    result = plan.measured(CELL)
+    assert set(result["arms"]) == {DENSE, COMPILED, "narrow-25"}
+    assert all(arm["status"] == "measured" for arm in result["arms"].values())
+    assert result["yardstick"] in (DENSE, COMPILED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from undense.measure.rotation import Rotation, rotation
 from undense.measure.timing import SAMPLE_SECONDS, Timing, interleaved, seconds_of
 
 COMPILED = "dense, compiled"
+MEASURED = "measured"
 LEAST_ROUNDS = 5
 WARMUP = 2
 # Up to so many tokens reading the weights is what takes the time.
@@ -45,6 +46,15 @@ class Cell:
         return f"d={self.dim} {self.dtype} {self.mode} {self.tokens} tokens, {self.memory}"
 
 
+class _Candidate(NamedTuple):
+    """An arm after its check: what is known of it, and, if it is right, what is timed."""
+
+    name: str
+    arm: str
+    entry: dict[str, Any]
+    step: Callable[[nn.Module], object] | None = None
+
+
 @dataclass(kw_only=True)
 class Bench:
     """The arms at one width and type with the copies of their weights, for all cells there.
@@ -63,6 +73,8 @@ class Bench:
 
     def __post_init__(self) -> None:
         self._rotations: dict[str, Rotation] = {}
+        self._size: tuple[int, str] | None = None
+        self._candidates: list[_Candidate] = []
 
     def measured(self, cell: Cell) -> dict[str, Any]:
         """Every arm's figures in this cell; plain JSON values.
@@ -72,25 +84,29 @@ class Bench:
         """
         expected = self.expected_seconds(cell)
         if expected > self.cap_seconds:
-            return self._skipped(cell, expected)
-        torch.manual_seed(self.seed)
-        x = torch.randn(1, cell.tokens, self.arms[0].dim).to(TORCH_DTYPES[self.dtype])
+            return self._skipped(cell, expected, {})
+        if self._size != (cell.tokens, cell.mode):  # cold and warm cells share one check
+            self._size, self._candidates = (cell.tokens, cell.mode), self._checked(cell)
         entries: dict[str, dict[str, Any]] = {}
         calls: dict[str, Callable[[], object]] = {}
-        for arm in self.arms:
-            entries[arm.name] = self._prepared(arm, cell, x, calls, compiled=False)
-            if arm.name == DENSE and self.compiled:
-                entries[COMPILED] = self._prepared(arm, cell, x, calls, compiled=True)
+        for each in self._candidates:
+            entries[each.name] = dict(each.entry)
+            if each.step is not None:
+                turned = self._rotations[each.arm]
+                if cell.memory == "warm":
+                    turned = Rotation(modules=turned.modules[:1], span=0)
+                entries[each.name] |= {"span_bytes": turned.span, "copies": len(turned.modules)}
+                calls[each.name] = turned.calls(each.step)
         lead = int(cell.memory == "warm")
         seconds = sum((1 + lead) * max(seconds_of(c), SAMPLE_SECONDS) for c in calls.values())
         least = min(LEAST_ROUNDS, self.rounds)
         rounds = max(least, min(self.rounds, int(self.cap_seconds / max(seconds, 1e-9))))
         if rounds * seconds > self.cap_seconds:
-            return self._skipped(cell, rounds * seconds)
+            return self._skipped(cell, rounds * seconds, entries)
         times: dict[str, Timing] = {}
         if calls:
             times = interleaved(calls, rounds=rounds, warmup=WARMUP, lead=lead)
-        return asdict(cell) | {"status": "measured"} | compared(entries, times)
+        return asdict(cell) | {"status": MEASURED} | compared(entries, times)
 
     def expected_seconds(self, cell: Cell) -> float:
         """What the cell takes at least, from its FLOPs and the speed of a matrix product."""
@@ -98,47 +114,54 @@ class Bench:
         flops = sum(arm.flops(cell.tokens, training=cell.training) for arm in there)
         return flops * min(LEAST_ROUNDS, self.rounds) / product_rate(self.dtype)
 
-    def _skipped(self, cell: Cell, seconds: float) -> dict[str, Any]:
-        reason = f"skipped: over the cap ({seconds:.1f} s at least, cap {self.cap_seconds:g} s)"
-        return asdict(cell) | {"status": reason, "yardstick": None, "arms": {}}
-
-    def _prepared(
-        self,
-        arm: Arm,
-        cell: Cell,
-        x: Tensor,
-        calls: dict[str, Callable[[], object]],
-        *,
-        compiled: bool,
+    def _skipped(
+        self, cell: Cell, seconds: float, entries: dict[str, dict[str, Any]]
     ) -> dict[str, Any]:
-        """What is known of an arm before it is timed; a right one's call goes into `calls`."""
-        if arm.config is None:
-            return {"status": f"not possible: {arm.why}"}
+        """The cell without times; what the checks found stays."""
+        reason = f"skipped: over the cap ({seconds:.1f} s at least, cap {self.cap_seconds:g} s)"
+        for entry in entries.values():
+            if entry["status"] == MEASURED:
+                entry["status"] = reason
+        return asdict(cell) | {"status": reason, "yardstick": None, "arms": entries}
+
+    def _checked(self, cell: Cell) -> list[_Candidate]:
+        """Every arm held against fp64 on the input that it would be timed on."""
+        torch.manual_seed(self.seed)
+        x = torch.randn(1, cell.tokens, self.arms[0].dim).to(TORCH_DTYPES[self.dtype])
+        found = []
+        for arm in self.arms:
+            found.append(self._candidate(arm, cell, x, compiled=False))
+            if arm.name == DENSE and self.compiled:
+                found.append(self._candidate(arm, cell, x, compiled=True))
+        return found
+
+    def _candidate(self, arm: Arm, cell: Cell, x: Tensor, *, compiled: bool) -> _Candidate:
         name = COMPILED if compiled else arm.name
+        if arm.config is None:
+            return _Candidate(name, arm.name, {"status": f"not possible: {arm.why}"})
         flops = arm.flops(cell.tokens, training=cell.training)
-        entry: dict[str, Any] = {"status": "measured", "flops": flops}
-        apply = _compiled(self._modules(arm).modules[0], x) if compiled else _eager
+        entry: dict[str, Any] = {"status": MEASURED, "flops": flops}
         try:
-            turned = self._modules(arm)
-            for module in turned.modules:
+            modules = self._modules(arm).modules
+            for module in modules:
                 module.train(cell.training)
-            first = cast(FFNComponent, turned.modules[0])
-            found = check(first, x, training=cell.training, call=lambda x: apply(first, x))
-            entry["check"] = found.to_dict()
-            if not found.ok:
-                return entry | {"status": "wrong: differs from its fp64 reference; not timed"}
-            if cell.tokens <= BOUND_BY_BYTES and not cell.training:
+            first = cast(FFNComponent, modules[0])
+            apply = _compiled(first) if compiled else _eager
+            result = check(first, x, training=cell.training, call=lambda x: apply(first, x))
+            entry["check"] = result.to_dict()
+            if not result.ok:
+                entry["status"] = "wrong: differs from its fp64 reference; not timed"
+            elif cell.tokens <= BOUND_BY_BYTES and not cell.training:
                 entry["bytes_read"] = bytes_read(first, x)
         except UndenseError as error:
-            return entry | {"status": f"not possible: {error}"}
+            entry["status"] = f"not possible: {error}"
         except Exception as error:  # whatever a kernel or a compiler raises is a finding too
             lines = str(error).strip().splitlines() or [""]
-            return entry | {"status": f"failed: {type(error).__name__}: {lines[0]}"}
-        if cell.memory == "warm":
-            turned = Rotation(modules=[first], span=0)
-        entry |= {"span_bytes": turned.span, "copies": len(turned.modules)}
-        calls[name] = turned.calls(_step(apply, x, training=cell.training))
-        return entry
+            entry["status"] = f"failed: {type(error).__name__}: {lines[0]}"
+        if entry["status"] != MEASURED:
+            return _Candidate(name, arm.name, entry)
+        step = _step(apply, x, training=cell.training)
+        return _Candidate(name, arm.name, entry, step)
 
     def _modules(self, arm: Arm) -> Rotation:
         if arm.name not in self._rotations:
@@ -195,7 +218,7 @@ def _eager(module: nn.Module, x: Tensor) -> Tensor:
     return module(x)
 
 
-def _compiled(module: nn.Module, x: Tensor) -> Callable[[nn.Module, Tensor], Tensor]:
+def _compiled(module: nn.Module) -> Callable[[nn.Module, Tensor], Tensor]:
     """The module's forward compiled once for all copies: their weights are arguments."""
     torch.compiler.reset()
 
