@@ -141,6 +141,7 @@ class Bench:
             return _Candidate(name, arm.name, {"status": f"not possible: {arm.why}"})
         flops = arm.flops(cell.tokens, training=cell.training)
         entry: dict[str, Any] = {"status": MEASURED, "flops": flops}
+        step = None
         try:
             modules = self._modules(arm).modules
             for module in modules:
@@ -151,16 +152,15 @@ class Bench:
             entry["check"] = result.to_dict()
             if not result.ok:
                 entry["status"] = "wrong: differs from its fp64 reference; not timed"
-            elif cell.tokens <= BOUND_BY_BYTES and not cell.training:
+                return _Candidate(name, arm.name, entry)
+            if cell.tokens <= BOUND_BY_BYTES and not cell.training:
                 entry["bytes_read"] = bytes_read(first, x)
+            step = _step(apply, x, training=cell.training)
         except UndenseError as error:
             entry["status"] = f"not possible: {error}"
         except Exception as error:  # whatever a kernel or a compiler raises is a finding too
             lines = str(error).strip().splitlines() or [""]
             entry["status"] = f"failed: {type(error).__name__}: {lines[0]}"
-        if entry["status"] != MEASURED:
-            return _Candidate(name, arm.name, entry)
-        step = _step(apply, x, training=cell.training)
         return _Candidate(name, arm.name, entry, step)
 
     def _modules(self, arm: Arm) -> Rotation:

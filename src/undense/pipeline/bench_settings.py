@@ -45,6 +45,7 @@ class FFNBenchSettings:
     threads: int | None = None
     """Threads that torch may use; by default as it chooses."""
     seed: int = 0
+    """Seed of weights and inputs."""
 
     def __post_init__(self) -> None:
         verb = "bench ffn"

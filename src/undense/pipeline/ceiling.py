@@ -50,7 +50,7 @@ def ceiling(settings: CeilingSettings) -> dict[str, Any]:
     possible, too_long = _lengths(config, settings)
     arms, left_out = _arms(config, settings)
     left_out |= too_long
-    held = arms[DENSE].config.num_hidden_layers
+    held = len(find_sites(arms[DENSE]))
     heads = _head(config, settings)
     by_tokens = {}
     for tokens in possible:
@@ -62,7 +62,7 @@ def ceiling(settings: CeilingSettings) -> dict[str, Any]:
         rounds = max(LEAST_ROUNDS, min(MOST_ROUNDS, fits))
         with torch.no_grad():
             times = interleaved(calls, rounds=rounds, warmup=1)
-        scale = dict.fromkeys(calls, layers / held) | {HEAD: heads[1]}
+        scale: dict[str, float] = {**dict.fromkeys(calls, layers / held), HEAD: heads[1]}
         figures = whole(times, scale)
         by_tokens[str(tokens)] = figures | verdict(figures, settings.worth) | {"rounds": rounds}
         left_out |= wrong

@@ -44,8 +44,11 @@ def _looks(arms: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Colour and marker of every arm: the first is the main one, the first narrow one its rival."""
     rival = next((arm for arm in arms[1:] if arm.startswith("narrow")), None)
     rest = [arm for arm in arms[1:] if arm != rival]
-    looks = {arm: OTHERS[number % len(OTHERS)] for number, arm in enumerate(rest)}
-    return {arms[0]: MAIN, **looks} | ({} if rival is None else {rival: RIVAL})
+    looks = {arms[0]: MAIN}
+    looks |= {arm: OTHERS[number % len(OTHERS)] for number, arm in enumerate(rest)}
+    if rival is not None:
+        looks[rival] = RIVAL
+    return looks
 
 
 def _figure(
