@@ -226,7 +226,14 @@ def _compiled(module: nn.Module) -> Callable[[nn.Module, Tensor], Tensor]:
         return torch.func.functional_call(module, weights, (x,))
 
     fast = torch.compile(forward, dynamic=False)
-    return lambda each, x: fast(dict(each.named_parameters()), x)
+    weights: dict[int, dict[str, Tensor]] = {}
+
+    def call(each: nn.Module, x: Tensor) -> Tensor:
+        if id(each) not in weights:
+            weights[id(each)] = dict(each.named_parameters())
+        return fast(weights[id(each)], x)
+
+    return call
 
 
 def _step(

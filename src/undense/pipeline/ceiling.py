@@ -28,6 +28,7 @@ from undense.pipeline.model_arms import DENSE, NO_FFN, ffn_of, timed_config, wit
 
 LEAST_ROUNDS, MOST_ROUNDS = 3, 15
 HEAD = "head"
+LAYERS = "num_hidden_layers"
 # More rows of the head than this are not held in memory: its time grows with them in proportion.
 HEAD_ROWS = 32_768
 # The blocks' own vocabulary, which plays no part: they are given embeddings.
@@ -46,7 +47,7 @@ def ceiling(settings: CeilingSettings) -> dict[str, Any]:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     config: Any = timed_config(settings.model)
-    layers = config.num_hidden_layers
+    layers: int = getattr(config, LAYERS)
     possible, too_long = _lengths(config, settings)
     arms, left_out = _arms(config, settings)
     left_out |= too_long
