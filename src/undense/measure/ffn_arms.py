@@ -69,9 +69,14 @@ def arms_at(specs: Sequence[str], dim: int, *, gated: bool) -> list[Arm]:
 def require_some_size(specs: Sequence[str], widths: Sequence[int], *, gated: bool) -> None:
     """Raises the `UndenseError` of a spec that has no size at any of the widths."""
     for spec in specs:
-        arms = [arms_at([spec], dim, gated=gated)[1] for dim in widths]
-        if all(arm.config is None for arm in arms):
-            raise UndenseError(arms[0].why)
+        why = ""
+        for dim in widths:
+            arm = arms_at([spec], dim, gated=gated)[1]
+            if arm.config is not None:
+                break
+            why = why or arm.why
+        else:
+            raise UndenseError(why)
 
 
 def quiet(config: Config) -> Config:

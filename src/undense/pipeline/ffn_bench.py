@@ -36,12 +36,11 @@ def bench_ffn(settings: FFNBenchSettings, folder: Path) -> dict[str, Any]:
     require_some_size(settings.arms, settings.widths, gated=settings.gated)
     cells = Cells(folder)
     found: list[dict[str, Any]] = []
-    wanted = list(product(settings.widths, settings.dtypes))
     with tqdm(total=len(cells_of(settings)), desc=VERB) as progress:
-        for dim, dtype in wanted:
+        for dim in settings.widths:
             arms = arms_at(settings.arms, dim, gated=settings.gated)
-            for cell in _measured(settings, cells, arms, dim, dtype, progress):
-                found.append(cell)
+            for dtype in settings.dtypes:
+                found += _measured(settings, cells, arms, dim, dtype, progress)
     wrong = [line for cell in found for line in failures(cell)]
     today = datetime.date.today().isoformat()
     result: dict[str, Any] = {
@@ -71,10 +70,11 @@ def expected(settings: FFNBenchSettings) -> list[tuple[Cell, float]]:
     """Every cell, and the least that it takes in seconds."""
     require_some_size(settings.arms, settings.widths, gated=settings.gated)
     found = []
-    for dim, dtype in product(settings.widths, settings.dtypes):
+    for dim in settings.widths:
         arms = arms_at(settings.arms, dim, gated=settings.gated)
-        bench = _bench(settings, arms, dtype)
-        found += [(cell, bench.expected_seconds(cell)) for cell in _at(settings, dim, dtype)]
+        for dtype in settings.dtypes:
+            bench = _bench(settings, arms, dtype)
+            found += [(cell, bench.expected_seconds(cell)) for cell in _at(settings, dim, dtype)]
     return found
 
 
