@@ -19,14 +19,16 @@ from typing import Any
 
 import torch
 
-from undense.contract import DenseShape, abstract_cost, build
+from undense.contract import DenseShape, abstract_cost
 from undense.convert import originals
 from undense.convert.convert import convert_
 from undense.convert.sites import find_components, find_sites
-from undense.ffn.presets import dense_config, dense_flops, resolve
+from undense.ffn.presets import dense_flops, resolve
 from undense.files import write_json
+from undense.measure.ffn_arms import arms_at
+from undense.measure.ffn_bench import Bench, Cell
 from undense.measure.timing import environment
-from undense.pipeline.figures import TIMED_TOKENS, ffn_times
+from undense.pipeline.figures import TIMED_TOKENS
 from undense.pipeline.load import load_blocks, load_model, load_tokenizer
 from undense.pipeline.settings import DemoSettings
 from undense.train.distill import distill
@@ -84,13 +86,30 @@ def quality(spec: str, settings: DemoSettings) -> dict[str, Any]:
     return figures
 
 
+def speed(rounds: int) -> dict[str, dict[str, Any]]:
+    """Every arm by number of tokens, as `undense bench ffn` measures it, weights warm."""
+    bench = Bench(
+        arms=arms_at(SPECS, WIDE.dim, gated=False),
+        dtype="fp32",
+        span=0,
+        rounds=rounds,
+        cap_seconds=600,
+        seed=0,
+    )
+    times = {}
+    for tokens in TIMED_TOKENS:
+        cell = Cell(dim=WIDE.dim, dtype="fp32", mode="forward", tokens=tokens, memory="warm")
+        times[str(tokens)] = bench.measured(cell)["arms"]
+        for name, arm in times[str(tokens)].items():
+            assert arm["status"] == "measured", f"{name}: {arm['status']}"
+    return times
+
+
 def main() -> None:
     settings = DemoSettings()
     WORK.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    ffns = {"dense": build(WIDE.dim, dense_config(WIDE))}
-    ffns |= {spec: build(WIDE.dim, resolve(spec, WIDE)) for spec in SPECS}
-    times = ffn_times(ffns, WIDE.dim, rounds=settings.timing_rounds, threads=1)
+    times = speed(settings.timing_rounds)
     rows: dict[str, Any] = {}
     for spec in SPECS:
         kept = WORK / f"{hashlib.sha256(spec.encode()).hexdigest()[:16]}.json"
@@ -101,8 +120,8 @@ def main() -> None:
             WIDE
         )
         rows[spec]["time_ratio_768"] = {
-            str(tokens): times[spec][str(tokens)]["median"] / times["dense"][str(tokens)]["median"]
-            for tokens in TIMED_TOKENS
+            tokens: arms[spec]["median_ms"] / arms["dense"]["median_ms"]
+            for tokens, arms in times.items()
         }
         print(f"{spec}: {rows[spec]}", flush=True)
     today = datetime.date.today().isoformat()
@@ -110,7 +129,7 @@ def main() -> None:
         "created": today,
         "command": "python benchmarks/components.py",
         "environment": environment(),
-        "dense_times_ms_768": times["dense"],
+        "dense_times_ms_768": {tokens: arms["dense"] for tokens, arms in times.items()},
         "arms": rows,
     }
     write_json(ROOT / "benchmarks" / "results" / f"components-{today}.json", result)

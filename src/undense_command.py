@@ -19,6 +19,9 @@ VERBS: dict[str, str] = {
     "eval": "held-out loss, cost and size of a model",
     "flops": "FLOPs and MACs of a model, part by part, dense beside replaced",
     "profile": "where a model's time goes, beside where its FLOPs go",
+    "estimate": "what a model could gain on this machine, before anything is trained: go or no-go",
+    "bench ffn": "how fast single FFNs are, dense and others, checked and then timed in turn",
+    "bench model": "how fast whole models are: prefill, decoding, training step, peak memory",
     "report": "rebuild the report of a run folder",
     "ls": "the components and presets that --ffn takes",
     "doctor": "check the installation and say how to mend it",
@@ -39,12 +42,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"undense {version('undense')}")
         return 0
     verb = words[0]
+    parts = {name: line for name, line in VERBS.items() if name.startswith(f"{verb} ")}
+    if parts and words[1:2] and f"{verb} {words[1]}" in parts:
+        verb = f"{verb} {words[1]}"
+    elif parts and words[1:2] and words[1] in HELP_FLAGS:
+        print("\n".join(f"usage: undense {name} [options]    {parts[name]}" for name in parts))
+        return 0
     if verb not in VERBS:
-        print(f"error: {unknown(verb)}", file=sys.stderr)
+        wrong = f"{verb} needs one more word: {' or '.join(parts)}" if parts else unknown(verb)
+        print(f"error: {wrong}", file=sys.stderr)
         return 2
     from undense.cli.verb import run
 
-    return run(verb, words[1:])
+    return run(verb, words[len(verb.split()) :])
 
 
 def overview() -> str:

@@ -34,7 +34,7 @@ def test_every_command_that_the_readme_names_is_a_verb() -> None:
     from undense_command import VERBS
 
     named = re.findall(r"^undense (\w+)", README, re.MULTILINE)
-    assert named and set(named) <= set(VERBS)
+    assert named and set(named) <= {verb.split()[0] for verb in VERBS}
 
 
 def test_every_results_file_that_the_readme_names_is_there() -> None:

@@ -286,6 +286,119 @@ CASES = [
         argv=lambda p: ["flops", p.dense, "--targets", "mlp"],
         says=("--ffn",),
     ),
+    # speed
+    Case(
+        name="bench arm",
+        argv=lambda p: ["bench", "ffn", "--arms", "ulra-25", "--output-dir", p.here / "b"],
+        says=("'ulra-25'", "ultra"),
+    ),
+    Case(
+        name="bench size",
+        argv=lambda p: [
+            *("bench", "ffn", "--arms", "ultra-1", "--widths", "32"),
+            *("--output-dir", p.here / "b"),
+        ],
+        says=("smallest size", "at least"),
+    ),
+    Case(
+        name="bench without an arm",
+        argv=lambda p: ["bench", "ffn", "--arms"],
+        says=("arms names no FFN",),
+    ),
+    Case(
+        name="bench dense twice",
+        argv=lambda p: ["bench", "ffn", "--arms", "dense"],
+        says=("always measured",),
+    ),
+    Case(
+        name="bench tokens",
+        argv=lambda p: ["bench", "ffn", "--tokens", "16", "0"],
+        says=("tokens=0", "at least 1"),
+    ),
+    Case(
+        name="bench dtype",
+        argv=lambda p: ["bench", "ffn", "--dtypes", "fp16"],
+        says=("dtypes='fp16'", "fp32, bf16"),
+    ),
+    Case(
+        name="bench mode",
+        argv=lambda p: ["bench", "ffn", "--modes", "backward"],
+        says=("modes='backward'", "training"),
+    ),
+    Case(
+        name="bench rounds",
+        argv=lambda p: ["bench", "ffn", "--rounds", "1"],
+        says=("rounds=1", "at least 2"),
+    ),
+    Case(
+        name="bench cap",
+        argv=lambda p: ["bench", "ffn", "--cap-seconds", "0"],
+        says=("cap_seconds=0", "above 0"),
+    ),
+    Case(
+        name="bench threads",
+        argv=lambda p: ["bench", "model", p.dense, "--threads", "0"],
+        says=("threads=0", "at least 1"),
+    ),
+    Case(
+        name="bench into a file",
+        argv=lambda p: ["bench", "ffn", "--arms", "narrow-25", "--output-dir", p.here / "f"],
+        prepare=file("f", b"x"),
+        says=("is a file", "--output-dir"),
+    ),
+    Case(
+        name="bench no model",
+        argv=lambda p: ["bench", "model", p.here / "gone", "--output-dir", p.here / "b"],
+        says=("gone", "neither"),
+    ),
+    Case(
+        name="bench a converted model",
+        argv=lambda p: ["bench", "model", p.converted, "--output-dir", p.here / "b"],
+        says=("converted already", "dense source"),
+    ),
+    Case(
+        name="bench too many tokens",
+        argv=lambda p: ["bench", "model", p.dense, "--arms", "narrow-25", "--tokens", "40"],
+        says=("exceed the 32 positions", "--tokens"),
+    ),
+    Case(
+        name="bench workload",
+        argv=lambda p: ["bench", "model", p.dense, "--workloads", "chat"],
+        says=("workloads='chat'", "prefill"),
+    ),
+    Case(
+        name="bench model twice",
+        argv=lambda p: ["bench", "model", "tiny", "tiny"],
+        says=("only once",),
+    ),
+    Case(
+        name="estimate arm",
+        argv=lambda p: ["estimate", p.dense, "--arms", "ulra-25", "--tokens", "1", "--past", "1"],
+        says=("'ulra-25'", "ultra"),
+    ),
+    Case(
+        name="estimate too long",
+        argv=lambda p: ["estimate", p.dense, "--past", "32"],
+        says=("32 positions", "--past"),
+    ),
+    Case(
+        name="estimate worth",
+        argv=lambda p: ["estimate", p.dense, "--worth", "1"],
+        says=("worth=1", "above 1"),
+    ),
+    Case(
+        name="estimate an encoder",
+        argv=lambda p: ["estimate", p.here / "bert"],
+        prepare=file("bert/config.json", b'{"model_type": "bert"}'),
+        says=("'bert'", "no causal language model"),
+    ),
+    Case(name="half a verb", argv=lambda p: ["bench"], says=("bench ffn or bench model",), code=2),
+    Case(
+        name="the other half of a verb",
+        argv=lambda p: ["bench", "fnn"],
+        says=("bench ffn or bench model",),
+        code=2,
+    ),
     Case(
         name="no recipe",
         argv=lambda p: ["train", "--recipe", p.here / "no.json", "--output-dir", p.here / "out"],

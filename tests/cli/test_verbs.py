@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from commands import Command, Place
 
 from undense.cli import main
@@ -18,7 +19,7 @@ from undense_command import VERBS
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_is_printed_and_is_no_error(undense: Command, verb: str) -> None:
-    outcome = undense(verb, "--help")
+    outcome = undense(*verb.split(), "--help")
     assert outcome.code == 0
     assert outcome.err == ""
     for option in ("--json", "--debug", "--seed", "--output-dir"):
@@ -198,6 +199,61 @@ def test_training_steps_plan_and_then_do(
     recipe = json.loads((target / "recipe.json").read_text())
     assert [step["step"] for step in recipe["steps"]] == ["convert", verb]
     assert [path for path in place.files() if path.parent == place.here] == [target]
+
+
+def test_bench_ffn_plans_and_then_measures(undense: Command, tmp_path: Path) -> None:
+    words = ("bench", "ffn", "--arms", "narrow-25", "--widths", "32", "--tokens", "1", "2")
+    words += ("--dtypes", "fp32", "--modes", "forward", "--rounds", "2", "--rotate-mb", "0.02")
+    target = tmp_path / "b"
+    plan = undense(*words, "--output-dir", target, "--dry-run", "--json").result
+    assert len(plan["cells"]) == 4
+    assert not target.exists()
+    outcome = undense(*words, "--output-dir", target)
+    assert outcome.code == 0, outcome.err
+    assert "narrow-25" in outcome.out
+    assert "last-level cache" in outcome.out
+    result = undense(*words, "--output-dir", target, "--json").result
+    assert {path.suffix for path in target.iterdir()} == {"", ".json", ".png"}
+    assert len(result["cells"]) == 4
+    assert "over the cap" in undense(*words, "--output-dir", target, "--cap-seconds", "1e-9").out
+
+
+def test_bench_ffn_fails_where_an_arm_is_wrong(
+    undense: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("undense.ffn.dense.Dense.forward", _right_in_fp64_alone)
+    words = ("bench", "ffn", "--arms", "none", "--widths", "32", "--tokens", "2")
+    words += ("--dtypes", "fp32", "--modes", "forward", "--memories", "warm")
+    outcome = undense(*words, "--rounds", "2", "--output-dir", tmp_path)
+    assert outcome.code == 1
+    assert "NOT RIGHT: dense (fp32, d=32, 2 tokens, forward): wrong" in outcome.out
+
+
+def _right_in_fp64_alone(self: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return x if x.dtype == torch.float64 else 1.5 * x
+
+
+def test_bench_model_plans_and_then_measures(undense: Command, dense: Path, tmp_path: Path) -> None:
+    words = ("bench", "model", dense, "--arms", "narrow-25", "--tokens", "8", "--new", "2")
+    words += ("--rounds", "2", "--no-memory", "--output-dir", tmp_path / "b")
+    plan = undense(*words, "--dry-run", "--json").result
+    assert plan["arms"] == ["dense", "narrow-25", "none"]
+    assert not (tmp_path / "b").exists()
+    outcome = undense(*words)
+    assert outcome.code == 0, outcome.err
+    for shown in ("prefill, 8 tokens", "decode, 2 tokens after 8", "training", "bound"):
+        assert shown in outcome.out, shown
+
+
+def test_estimate_says_go_or_no_go(undense: Command, dense: Path, tmp_path: Path) -> None:
+    words = ("estimate", dense, "--tokens", "1", "8", "--past", "2", "--seconds", "0.1")
+    words += ("--arms", "micro_refine", "narrow-25", "--output-dir", tmp_path)
+    shown = undense(*words).out
+    assert "8 tokens: " in shown
+    assert "go" in shown
+    assert "narrow-25, the baseline" in shown
+    kept = json.loads((tmp_path / "estimate.json").read_text())
+    assert kept["tokens"]["8"]["best"] == "micro_refine"
 
 
 def test_train_plans_from_the_recipe(undense: Command, tmp_path: Path) -> None:

@@ -148,3 +148,11 @@ def test_timing_and_environment_are_json() -> None:
     assert described["torch"] == str(torch.__version__)
     assert described["dtype"] == "float32"
     assert described["cpu"]
+
+
+def test_leading_calls_are_in_no_sample() -> None:
+    time = FakeTime()
+    # two to see how long a call takes; then the leading call of each round is the slow one
+    slow_then_fast = time.arm("arm", lambda calls: [4, 4, 50, 3, 70, 5][calls])
+    timing = interleaved({"arm": slow_then_fast}, rounds=2, warmup=1, lead=1, clock=time)["arm"]
+    assert timing.samples_ms == pytest.approx((3, 5))

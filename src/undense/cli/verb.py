@@ -41,7 +41,7 @@ def run(name: str, argv: Sequence[str]) -> int:
     """
     debug = "--debug" in argv
     try:
-        verb = cast(Verb, importlib.import_module(f"undense.cli.{name}"))
+        verb = cast(Verb, importlib.import_module(f"undense.cli.{name.replace(' ', '_')}"))
         options = parse(verb.Options, name, argv)
         with contextlib.redirect_stdout(sys.stderr):
             result = verb.run(options)

@@ -8,8 +8,6 @@ float32, so scalars there are GFLOPs, and exact integers go to `metrics.jsonl`.
 from __future__ import annotations
 
 import re
-import resource
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +19,7 @@ from torch import Tensor, nn
 
 from undense.contract import FFNComponent
 from undense.cost import Cost
+from undense.measure.peak import peak_megabytes
 from undense.ops.soft_top_k import LearnedSelection
 
 STAGES = ("spectral", "polynomial", "micro", "projection")
@@ -218,14 +217,6 @@ def kept(block: Block) -> dict[str, Tensor]:
 def _is_choice(name: str, values: Tensor) -> bool:
     integers = not values.is_floating_point() and not values.is_complex()
     return integers and values.dim() > 0 and values.dtype != torch.bool and name not in _LAYOUT
-
-
-def peak_megabytes() -> float:
-    """Most memory so far: of the GPU where one is in use, else of the process."""
-    if torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated() / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def every_tag(blocks: Sequence[Block], reading: Reading) -> Iterator[tuple[str, float]]:

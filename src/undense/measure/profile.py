@@ -21,7 +21,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, record_function
 
 from undense.errors import UndenseError
-from undense.measure.live import peak_megabytes
+from undense.measure.peak import peak_megabytes
 
 PREFIX = "undense::"
 

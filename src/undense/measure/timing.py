@@ -72,15 +72,18 @@ def interleaved(
     *,
     rounds: int,
     warmup: int,
+    lead: int = 0,
     threads: int | None = None,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
     """Time every arm in turns: `warmup` calls of each, then `rounds` rounds with one sample each.
 
-    `threads` pins PyTorch's threads for as long as this runs (None: as they are). `progress` wraps
-    the rounds, for instance a `tqdm` with its description. Raises `UndenseError` without an arm or
-    with fewer than two rounds, of which there are no quartiles.
+    `lead`: calls before every sample that are not in it, so that an arm finds in the cache what it
+    left there and not what the arm before it did. `threads` pins PyTorch's threads for as long as
+    this runs (None: as they are). `progress` wraps the rounds, for instance a `tqdm` with its
+    description. Raises `UndenseError` without an arm or with fewer than two rounds, of which there
+    are no quartiles.
     """
     if not arms:
         raise UndenseError("timing: no arms given; name at least one callable")
@@ -93,6 +96,8 @@ def interleaved(
         samples: dict[str, list[float]] = {name: [] for name in arms}
         for turn in progress(range(rounds)):
             for name in list(arms) if turn % 2 == 0 else reversed(list(arms)):
+                for _ in range(lead):
+                    arms[name]()
                 seconds = _seconds(arms[name], batches[name], clock)
                 samples[name].append(1e3 * seconds / batches[name])
     return {
@@ -101,6 +106,11 @@ def interleaved(
         )
         for name in arms
     }
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """How long one call takes: enough to plan by, not to quote."""
+    return _seconds(call, 1, time.perf_counter)
 
 
 def environment() -> dict[str, object]:

@@ -11,6 +11,23 @@ from undense.errors import UndenseError
 EXAMPLE = "example:"
 
 
+def _gpt2_medium() -> PreTrainedConfig:
+    return GPT2Config(n_embd=1024, n_layer=24, n_head=16)
+
+
+def _smollm2_135m() -> PreTrainedConfig:
+    return LlamaConfig(
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        vocab_size=49152,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+    )
+
+
 def _llama_7b() -> PreTrainedConfig:
     return LlamaConfig(
         hidden_size=4096,
@@ -60,6 +77,8 @@ def _qwen3_8b() -> PreTrainedConfig:
 
 EXAMPLES: dict[str, Callable[[], PreTrainedConfig]] = {
     "gpt2": GPT2Config,
+    "gpt2-medium": _gpt2_medium,
+    "smollm2-135m": _smollm2_135m,
     "llama-7b": _llama_7b,
     "llama3-8b": _llama3_8b,
     "mistral-7b": _mistral_7b,
