@@ -236,8 +236,8 @@ class UltraEfficientSparseFFN(FFNComponent):
 def _rebased(dense: DenseFFN, rows: Tensor, state: Tensor) -> DenseFFN:
     """`dense` with its input weights regressed so that it reads `state` where it read `rows`.
 
-    Pre-activations are linear in the rows, so the rows are regressed, once for both weights; through
-    the origin where there is no bias to take an offset.
+    Pre-activations are linear in the rows, so the rows are regressed, once for both weights;
+    through the origin where there is no bias to take an offset.
     """
     intercept = dense.up_bias is not None
     mixing, offset = ridge(state.double(), rows.double(), strength=1e-7, intercept=intercept)
