@@ -1,6 +1,7 @@
 """One-sided filters along time, one a channel: short ones directly, long ones by overlap-save.
 
-y[t] = sum_{j < taps} kernel[j] x[t - j]; the taps - 1 inputs before the chunk are its state.
+y[t] = sum_{j < taps} kernel[j] x[t - j]; time is last, and the taps - 1 inputs before the chunk are
+its state.
 """
 
 from __future__ import annotations
@@ -14,12 +15,9 @@ from undense.ops.windows import BANDS, WindowMix, octave_of_bins
 
 
 def direct(joined: Tensor, kernel: Tensor) -> Tensor:
-    """`joined` (batch, taps - 1 + time, channels), the state and the chunk; `kernel` (taps,
-    channels) -> (batch, time, channels)."""
-    taps, channels = kernel.shape
-    weight = kernel.flip(0).T.reshape(channels, 1, taps, 1)
-    columns = joined.transpose(1, 2)[..., None]  # a picture one pixel wide, channels last
-    return nn.functional.conv2d(columns, weight, groups=channels)[..., 0].transpose(1, 2)
+    """`joined` (batch, channels, taps - 1 + time), the state and the chunk; `kernel` (channels,
+    taps) -> (batch, channels, time)."""
+    return nn.functional.conv1d(joined, kernel.flip(1)[:, None], groups=len(kernel))
 
 
 def direct_cost(name: str, tokens: int, taps: int, channels: int) -> Cost:
@@ -41,30 +39,32 @@ def frame_of(taps: int) -> int:
     return max(256, 1 << (2 * taps - 1).bit_length())
 
 
-def overlap_save(before: Tensor, x: Tensor, kernel: Tensor) -> Tensor:
-    """As `direct`, of `before` (batch, taps - 1, channels) and `x` (batch, time, channels), by real
-    transforms of frames of which the first taps - 1 samples are dropped.
+def overlap_save(joined: Tensor, kernel: Tensor) -> Tensor:
+    """As `direct`, by real transforms of frames of which the first taps - 1 samples are dropped.
 
     Source: Oppenheim & Schafer, Discrete-Time Signal Processing, overlap-save. O(log taps) a token.
     """
-    taps = kernel.shape[0]
-    batch, time, channels = x.shape
+    taps = kernel.shape[1]
+    time = joined.shape[-1] - taps + 1
+    frame, hop, frames = _frames(time, taps)
+    padded = nn.functional.pad(joined, (0, frames * hop - time))
+    spectra = torch.fft.rfft(padded.unfold(-1, frame, hop))  # time -> frequency
+    response = torch.fft.rfft(kernel, n=frame)[:, None]
+    filtered = torch.fft.irfft(spectra * response, n=frame)[..., taps - 1 :]
+    return filtered.flatten(-2)[..., :time]
+
+
+def _frames(time: int, taps: int) -> tuple[int, int, int]:
+    """Length of a frame, samples from one to the next, number of frames."""
     frame = min(frame_of(taps), 1 << (time + taps - 2).bit_length())
     hop = frame - taps + 1
-    frames = -(-time // hop)
-    silence = x.new_zeros(batch, frames * hop - time, channels)
-    padded = torch.cat([before, x, silence], 1)
-    spectra = torch.fft.rfft(padded.unfold(1, frame, hop))  # time -> frequency
-    response = torch.fft.rfft(kernel.T, n=frame)
-    filtered = torch.fft.irfft(spectra * response, n=frame)[..., taps - 1 :]
-    return filtered.transpose(2, 3).flatten(1, 2)[:, :time]
+    return frame, hop, -(-time // hop)
 
 
 def overlap_save_cost(name: str, batch: int, time: int, taps: int, channels: int) -> Cost:
     """Both transforms of every frame, the product between them, and the kernel's transform."""
-    frame = min(frame_of(taps), 1 << (time + taps - 2).bit_length())
-    frames = batch * -(-time // (frame - taps + 1)) * channels
-    bins = frame // 2 + 1
+    frame, _, frames = _frames(time, taps)
+    frames, bins = frames * batch * channels, frame // 2 + 1
     return Cost.total(
         name,
         cost.real_fft("kernel to response", channels, frame),
@@ -75,7 +75,7 @@ def overlap_save_cost(name: str, batch: int, time: int, taps: int, channels: int
 
 
 class BandedKernel(nn.Module):
-    """kernel = window * sum_b scale[head, b] octave_b(raw): (taps, channels), one-sided.
+    """kernel = window * sum_b scale[head, b] octave_b(raw): (channels, taps), one-sided.
 
     The octaves are those of the discrete Fourier transform of `raw`; the window (its decreasing
     half) comes after them, so that whatever the scales are, no tap looks ahead.
@@ -87,18 +87,18 @@ class BandedKernel(nn.Module):
         super().__init__()
         self.taps = taps
         self.channels = channels
-        decay = torch.exp(-4 * torch.arange(taps) / taps)[:, None]
-        self.raw = nn.Parameter(torch.randn(taps, channels) * decay * taps**-0.5)
+        decay = torch.exp(-4 * torch.arange(taps) / taps)
+        self.raw = nn.Parameter(torch.randn(channels, taps) * decay * taps**-0.5)
         self.scale = nn.Parameter(torch.ones(heads, BANDS))
         self.window = WindowMix(taps, half=True)
         self.register_buffer("octave", octave_of_bins(taps))
 
     def forward(self) -> Tensor:
         raw = self.raw.float() if self.raw.dtype != torch.float64 else self.raw
-        scale = self.scale.to(raw.dtype)[:, self.octave]  # (heads, bins)
-        scale = scale.repeat_interleave(self.channels // len(self.scale), 0).T
-        spectrum = torch.fft.rfft(raw, dim=0) * scale
-        return torch.fft.irfft(spectrum, n=self.taps, dim=0) * self.window().to(raw.dtype)[:, None]
+        scale = self.scale.to(raw.dtype)[:, None, self.octave]  # (heads, 1, bins)
+        spectrum = torch.fft.rfft(raw).unflatten(0, (len(scale), -1)) * scale
+        kernel = torch.fft.irfft(spectrum, n=self.taps).flatten(0, 1)
+        return kernel * self.window().to(raw.dtype)
 
     def cost(self, name: str) -> Cost:
         numbers = self.taps * self.channels

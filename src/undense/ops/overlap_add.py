@@ -21,7 +21,7 @@ from undense.ops.windows import BANDS, WindowMix, octave_of_bins
 
 
 class OverlapAddFilter(nn.Module):
-    """(batch, time, channels) -> the same, any length; starts as the identity."""
+    """(batch, channels, time) -> the same, any length; starts as the identity."""
 
     octave: Tensor
 
@@ -42,19 +42,19 @@ class OverlapAddFilter(nn.Module):
         self.register_buffer("octave", octave_of_bins(frame))
 
     def forward(self, x: Tensor) -> Tensor:
-        _, time, channels = x.shape
+        _, channels, time = x.shape
         frames = -(-(time + self.overlap) // self.hop)
-        padded = nn.functional.pad(x, (0, 0, self.overlap, frames * self.hop - time))
+        padded = nn.functional.pad(x, (self.overlap, frames * self.hop - time))
         window = self.window().to(x.dtype)
-        spectra = torch.fft.rfft(padded.unfold(1, self.frame, self.hop) * window)
-        spectra = spectra * torch.view_as_complex(self._response(channels).to(x.dtype))
+        spectra = torch.fft.rfft(padded.unfold(-1, self.frame, self.hop) * window)
+        response = torch.view_as_complex(self._response(channels).to(x.dtype))
+        spectra = spectra * response[:, None]
         filtered = torch.fft.irfft(spectra, n=self.frame) * (self._fades(x) / window)
         body, tail = filtered.split([self.hop, self.overlap], -1)
         if self.overlap:
-            before = nn.functional.pad(tail[:, :-1], (0, 0, 0, 0, 1, 0))
+            before = nn.functional.pad(tail[..., :-1, :], (0, 0, 1, 0))
             body = torch.cat([body[..., : self.overlap] + before, body[..., self.overlap :]], -1)
-        y = body.transpose(2, 3).flatten(1, 2)
-        return y[:, self.overlap : self.overlap + time]
+        return body.flatten(-2)[..., self.overlap : self.overlap + time]
 
     def _fades(self, x: Tensor) -> Tensor:
         """(frame,): rising over the first overlap, its complement over the last, 1 between."""
