@@ -10,6 +10,7 @@ What the gates of a head and band multiply is that band's complex output, so the
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -106,32 +107,39 @@ class BandGates(nn.Module):
         ones = torch.ones(batch, *self.residual.shape, device=self.residual.device)
         return nn.functional.dropout(ones, self.band_dropout).to(self.residual.dtype)
 
-    def cost(self, name: str, tokens: int, dim: int) -> Cost:
+    def cost(self, name: str, batch: int, time: int) -> Cost:
+        """Of the gates, their logits given; without what only training adds."""
+        tokens, fan = batch * time, self.fan
         numbers = tokens * self.heads * BANDS
-        parts = [cost.linear("logits", tokens, dim, self.fan, bias=True)]
+        parts = [cost.elementwise("bias", tokens * fan, backward=1, macs=0)]
         if self.exchange is not None:
             parts += [
-                cost.linear("exchange up", tokens, self.fan, 2 * self.fan, bias=True),
-                cost.activation("exchange gelu", tokens * 2 * self.fan, "gelu"),
-                cost.linear("exchange down", tokens, 2 * self.fan, self.fan, bias=True),
-                cost.add("exchange sum", tokens * self.fan),
+                _along_cost("exchange up", batch, time, fan, 2 * fan),
+                cost.activation("exchange gelu", tokens * 2 * fan, "gelu"),
+                _along_cost("exchange down", batch, time, 2 * fan, fan),
+                cost.elementwise("exchange sum", tokens * fan, backward=1, macs=0),
             ]
         parts.append(cost.activation("magnitudes", numbers, "sigmoid"))
         if self.threshold is not None:
             # mean; times the threshold, a head and token; subtract, sharpen, sigmoid, multiply
             parts += [
-                cost.elementwise("thresholds", self.heads, forward=4),
-                cost.elementwise("levels", tokens * self.heads),
-                cost.elementwise("thresholding", numbers, forward=1 + 1 + 1 + 4 + 1),
+                cost.elementwise("thresholds", self.heads, forward=4, backward=3),
+                cost.elementwise("levels", tokens * self.heads, backward=3),
+                cost.elementwise("thresholding", numbers, forward=8, backward=1 + 2 + 3 + 3 + 2),
+                cost.fan_out("magnitudes used", numbers, 3),
             ]
-        parts.append(cost.elementwise("phases", numbers, forward=2))
+        parts.append(cost.elementwise("phases", numbers, forward=2, backward=4))
         if self.frequency is not None:
+            # times the frequency, plus the shift, sin, times the amplitude, sum
             parts += [
-                cost.elementwise("waves", numbers * WAVES, forward=2 + 1 + 1 + 1),
-                cost.add("warped phases", numbers),
+                cost.elementwise("waves", numbers * WAVES, forward=5, backward=4 + 1 + 2 + 3),
+                cost.elementwise("warped phases", numbers, backward=1, macs=0),
             ]
-        # cos, times, plus the residual; sin, negate, times
-        parts.append(cost.elementwise("gates", numbers, forward=6, macs=4))
+        # cos, times, plus the residual; sin, times
+        parts += [
+            cost.elementwise("gates", numbers, forward=5, backward=6 + 4, macs=4),
+            cost.fan_out("phases and magnitudes used", 2 * numbers, 2),
+        ]
         return Cost.total(name, *parts)
 
 
@@ -145,3 +153,9 @@ def _along(linear: nn.Linear, x: Tensor) -> Tensor:
     """The linear map over the channels of (batch, channels, time)."""
     weight = linear.weight.to(x.dtype).expand(len(x), -1, -1)
     return torch.bmm(weight, x) + linear.bias[:, None]
+
+
+def _along_cost(name: str, batch: int, time: int, fan_in: int, fan_out: int) -> Cost:
+    """As a linear map; back, the weight's gradient is summed over the rows of the batch too."""
+    product = cost.linear(name, batch * time, fan_in, fan_out, bias=True)
+    return replace(product, backward=product.backward + batch * fan_in * fan_out)

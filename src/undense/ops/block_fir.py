@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 
-from undense import cost
 from undense.cost import Cost
 
 BLOCK = 32

@@ -1,10 +1,12 @@
-"""One-sided filters along time, one a channel: short ones directly, long ones by overlap-save.
+"""One-sided filters along time, one a channel: their kernels, and long ones by overlap-save.
 
 y[t] = sum_{j < taps} kernel[j] x[t - j]; time is last, and the taps - 1 inputs before the chunk are
 its state.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -14,25 +16,6 @@ from undense.cost import Cost
 from undense.ops.windows import BANDS, WindowMix, octave_of_bins
 
 
-def direct(joined: Tensor, kernel: Tensor) -> Tensor:
-    """`joined` (batch, channels, taps - 1 + time), the state and the chunk; `kernel` (channels,
-    taps) -> (batch, channels, time)."""
-    return nn.functional.conv1d(joined, kernel.flip(1)[:, None], groups=len(kernel))
-
-
-def direct_cost(name: str, tokens: int, taps: int, channels: int) -> Cost:
-    """A multiply-add a tap."""
-    numbers = tokens * channels
-    return Cost(
-        name=name,
-        forward=2 * taps * numbers,
-        useful=2 * taps * numbers,
-        macs=taps * numbers,
-        weights=taps * channels,
-        activations=2 * numbers,
-    )
-
-
 def frame_of(taps: int) -> int:
     """Length of the transforms, a power of two of which at least half is useful. Longer frames
     would spread rounding further back than a token reaches; shorter ones waste work."""
@@ -40,7 +23,10 @@ def frame_of(taps: int) -> int:
 
 
 def overlap_save(joined: Tensor, kernel: Tensor) -> Tensor:
-    """As `direct`, by real transforms of frames of which the first taps - 1 samples are dropped.
+    """The filter by real transforms of frames of which the first taps - 1 samples are dropped.
+
+    `joined` (batch, channels, taps - 1 + time), the state and the chunk; `kernel` (channels,
+    taps) -> (batch, channels, time).
 
     Source: Oppenheim & Schafer, Discrete-Time Signal Processing, overlap-save. O(log taps) a token.
     """
@@ -67,10 +53,11 @@ def overlap_save_cost(name: str, batch: int, time: int, taps: int, channels: int
     frames, bins = frames * batch * channels, frame // 2 + 1
     return Cost.total(
         name,
-        cost.real_fft("kernel to response", channels, frame),
-        cost.real_fft("frames to spectra", frames, frame),
-        cost.elementwise("response", frames * bins, forward=6, macs=4),
-        cost.real_fft("spectra to frames", frames, frame),
+        fft_cost("kernel to response", channels, frame),
+        fft_cost("frames to spectra", frames, frame),
+        cost.elementwise("response", frames * bins, forward=6, backward=6 + 6 + 2, macs=4),
+        inverse_fft_cost("spectra to frames", frames, frame),
+        cost.gather("frames", frames * frame),
     )
 
 
@@ -105,14 +92,28 @@ class BandedKernel(nn.Module):
         bins = (self.taps // 2 + 1) * self.channels
         return Cost.total(
             name,
-            cost.real_fft("analysis", self.channels, self.taps),
-            cost.elementwise("band scales", bins, forward=2),
-            cost.real_fft("synthesis", self.channels, self.taps),
+            fft_cost("analysis", self.channels, self.taps),
+            cost.elementwise("band scales", bins, forward=2, backward=2 + 6 + 1),
+            cost.gather("bands of bins", len(self.scale) * (self.taps // 2 + 1)),
+            inverse_fft_cost("synthesis", self.channels, self.taps),
             window_cost("window", self.taps),
-            cost.elementwise("windowing", numbers),
+            cost.elementwise("windowing", numbers, backward=3),
         )
 
 
 def window_cost(name: str, length: int) -> Cost:
     """Softmax of three numbers, the floor, and the mix of three shapes."""
-    return cost.elementwise(name, 1, forward=5 * 3 + 3 + 3 + 3 + 6 * length, macs=3 * length)
+    forward, backward = 5 * 3 + 3 + 3 + 3 + 6 * length, 6 * length + 3 + 4 * 3
+    return cost.elementwise(name, 1, forward=forward, backward=backward, macs=3 * length)
+
+
+def fft_cost(name: str, rows: int, length: int) -> Cost:
+    """A real transform; autograd's way back is a complex one of the same length."""
+    forward = cost.real_fft(name, rows, length)
+    return replace(forward, backward=2 * forward.forward)
+
+
+def inverse_fft_cost(name: str, rows: int, length: int) -> Cost:
+    """Back, a real transform and the doubling of every bin that stands for two."""
+    forward = cost.real_fft(name, rows, length)
+    return replace(forward, backward=forward.forward + 2 * rows * ((length - 1) // 2))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from undense import cost
 from undense.cost import Cost
-from undense.ops.chunk_scan import Features, write
+from undense.ops.chunk_scan import Features, write, write_cost
 from undense.ops.modal_bank import FASTEST
 from undense.ops.slots import Slots
 
@@ -83,18 +83,28 @@ class ContentMemory(nn.Module):
         decay = torch.sigmoid(streams.decay + self.decay_bias[:, None]) * -FASTEST
         return query, strength * key, decay
 
-    def chunks_cost(
-        self, name: str, batch: int, time: int, chunks: int, chunk: int, w: int
-    ) -> Cost:
-        rows, slots = batch * time * self.heads, batch * chunks * chunk * self.heads
-        numbers = batch * chunks * self.heads * self.features * w
+    def chunks_cost(self, name: str, batch: int, chunks: int, chunk: int, w: int) -> Cost:
+        rows = batch * self.heads * chunks
+        slots, pairs = rows * chunk, batch * self.heads * (chunks + 1) ** 2
+        kept = batch * self.heads * (chunks + 1)
+        numbers = slots * self.features
+        states = kept * (chunks + 1) * self.features * w
+        used = kept * chunks * self.features * w  # the state after the last chunk goes no way back
         return Cost.total(
             name,
-            self._scales_cost(rows),
-            cost.elementwise("growth", slots, forward=1 + 1 + 1 + 1 + 2, macs=4),
-            cost.elementwise("scaled queries and keys", 2 * slots * self.features),
-            cost.elementwise("write", slots * self.features * w, forward=2, macs=1),
-            cost.elementwise("carry", numbers, forward=2, macs=1),
+            self._scales_cost(slots),
+            # sum, exp; the products with both scales; back, the sums over what is used twice
+            cost.elementwise("growth", slots, forward=4, backward=11, macs=4),
+            cost.elementwise("scaled queries and keys", 2 * numbers, backward=3),
+            cost.fan_out("lengths and queries, keys", 2 * numbers, 2),
+            cost.fan_out("keys written and read", numbers, 2),
+            write_cost("write", rows, chunk, w, self.features),
+            cost.elementwise("decays of chunks", rows, forward=1, backward=chunks > 1),
+            cost.fan_out("decays of chunks used", kept, 3),
+            cost.elementwise("kept", pairs, forward=2, backward=4),
+            Cost(
+                name="carry", forward=2 * states, backward=4 * used, useful=2 * states, macs=states
+            ),
         )
 
     def step_cost(self, name: str, batch: int, width: int) -> Cost:
@@ -109,13 +119,14 @@ class ContentMemory(nn.Module):
         )
 
     def _scales_cost(self, rows: int) -> Cost:
-        """Lengths; a sum and a division each; two sums and sigmoids, and the decay's factor."""
+        """Lengths; from them scales (the floor, rsqrt), and from two sums the strength and the
+        decay with its factor."""
         return Cost.total(
             "scales",
-            cost.elementwise("lengths", 2 * rows * self.features, forward=2, macs=1),
-            cost.elementwise(
-                "strengths and decays", rows, forward=2 + 2 + (1 + 4) + (1 + 4 + 1), macs=5
-            ),
+            cost.elementwise("lengths", 2 * rows * self.features, forward=3, backward=4, macs=1),
+            cost.elementwise("unit lengths", 2 * rows, forward=1 + 2, backward=4),
+            cost.elementwise("strengths", rows, forward=1 + 4 + 1, backward=1 + 3 + 2),
+            cost.elementwise("decays", rows, forward=1 + 4 + 1, backward=1 + 3 + 1),
         )
 
 

@@ -136,25 +136,58 @@ class ModalBank(nn.Module):
         return blocks.flatten(3, 4), powers[..., :1].permute(3, 0, 1, 2, 4)
 
     def tables_cost(self, name: str, chunk: int) -> Cost:
-        """Four sets of powers, the complex gains and their conjugate."""
+        """Rates and powers; the complex gains with their four negations; both ends of the powers
+        used, and the rates by the map between chunks too."""
         modes = self.heads * self.modes
-        parts = [self.powers_cost("powers", chunk)] * 3
-        parts.append(self.powers_cost("turn", 1))
-        parts.append(cost.elementwise("gains", modes * chunk, forward=6 + 1, macs=4))
-        return Cost.total(name, *parts)
+        return Cost.total(
+            name,
+            cost.elementwise("rates", modes, forward=4 + 1 + 1 + 1, backward=4),
+            self.powers_cost("powers", 2 * chunk - 1),
+            cost.fan_out("powers used", 2 * modes * (2 * chunk - 1), 2),
+            cost.elementwise("gains", modes * chunk, forward=6 + 3, backward=15 + 5, macs=4),
+            cost.fan_out("gains used", 2 * modes, 2),
+            cost.fan_out("rates used", 2 * modes, 2),
+        )
 
-    def powers_cost(self, name: str, exponents: int) -> Cost:
-        """Rates (sigmoid, product, sum; remainder; negated), then for each power its size (product,
-        exp), its turn (product, cos, sin) and two products."""
+    def carry_cost(self, name: str, chunks: int) -> Cost:
+        """Powers, their negation, and the way back of every place of the map."""
         modes = self.heads * self.modes
-        return cost.elementwise(name, modes, forward=4 + 1 + 1 + 1 + 1 + 7 * exponents)
+        return Cost.total(
+            name,
+            self.powers_cost("powers", chunks + 1),
+            cost.elementwise("signs", modes * (chunks + 1), backward=3),
+            cost.gather("places", 4 * modes * (chunks + 1) ** 2),
+        )
+
+    def powers_cost(self, name: str, exponents: int, *, back: bool = True) -> Cost:
+        """The decay negated, then for each power its size (product, exp), its turn (product, cos,
+        sin) and two products."""
+        modes, numbers = self.heads * self.modes, self.heads * self.modes * exponents
+        return Cost.total(
+            name,
+            cost.elementwise("negated", modes, backward=back),
+            cost.elementwise("powers", numbers, forward=7, backward=16 * back),
+        )
+
+    def ends_cost(self, name: str, batch: int, chunks: int, width: int, *, ragged: bool) -> Cost:
+        """The map to the ends, its product with what was written, and the start's own way; all of
+        it goes into the state alone."""
+        modes, ends = self.heads * self.modes, batch if ragged else 1
+        product = 2 * 2 * (chunks + 1) * modes * batch * width
+        return Cost.total(
+            name,
+            self.powers_cost("powers", ends * (chunks + 1), back=False),
+            cost.elementwise("map", modes * ends * (chunks + 1), forward=2 + 1),
+            Cost(name="written", forward=2 * product, useful=2 * product, macs=product),
+            cost.elementwise("start", batch * modes * width, forward=6 + 2, macs=4),
+        )
 
     def wound_back_cost(self, name: str, batch: int, width: int) -> Cost:
         """Powers for each row, and a complex product for each number of the state."""
         numbers = batch * self.heads * self.modes * width
         return Cost.total(
             name,
-            self.powers_cost("powers", batch),
+            self.powers_cost("powers", batch, back=False),
             cost.elementwise("product", numbers, forward=6, macs=4),
         )
 
@@ -162,12 +195,13 @@ class ModalBank(nn.Module):
         modes = self.heads * self.modes
         numbers = batch * modes * width
         each = 1 + 6 + 4  # add the source, turn, read two multiply-adds
-        weights = batch * modes * (6 * gated + 2 * chosen)
+        weights = batch * modes * (1 + 6 * gated + 2 * chosen)
         return Cost.total(
             name,
             cost.elementwise("state", numbers, forward=each + chosen, macs=6),
-            cost.elementwise("weights", 1, forward=modes + weights),
-            self.powers_cost("powers", 1),
+            cost.elementwise("weights", weights),
+            cost.elementwise("rates", modes, forward=4 + 1 + 1 + 1),
+            self.powers_cost("powers", 1, back=False),
         )
 
     def wound_back(self, rates: Rates, state: Tensor, tokens: Tensor) -> Tensor:

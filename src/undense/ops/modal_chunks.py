@@ -13,7 +13,7 @@ from torch import Tensor
 
 from undense import cost
 from undense.cost import Cost
-from undense.ops.chunk_scan import Features, write
+from undense.ops.chunk_scan import Features, write, write_cost
 from undense.ops.modal_bank import ModalBank, ModeTables, Rates, times
 from undense.ops.slots import Slots
 
@@ -46,7 +46,7 @@ def resonate(
     returned fp64 (batch, heads, modes, 2, width); `carry`: of the bank, for so many chunks.
     """
     batch, heads, chunks, width, chunk = values.shape
-    device, dtype = values.device, values.dtype
+    device = values.device
     if awake is None:
         modes = torch.arange(bank.modes, device=device).expand(batch, heads, chunks, -1)
     else:
@@ -102,9 +102,7 @@ def _sources(
     return sources.view(heads * bank.modes, 2 * (chunks + 1), batch * width), place
 
 
-def _after(
-    bank: ModalBank, rates: Rates, slots: Slots, sources: Tensor, before: Tensor
-) -> Tensor:
+def _after(bank: ModalBank, rates: Rates, slots: Slots, sources: Tensor, before: Tensor) -> Tensor:
     """The state after the last real token: what the chunks wrote, and in fp64 what was before."""
     batch, heads, modes, _, width = before.shape
     ends = slots.ends(batch, sources.device)
@@ -127,30 +125,28 @@ def resonate_cost(
     *,
     most: int | None,
     gated: bool,
-    wound_back: int,
+    later: bool,
 ) -> Cost:
-    """`most`: slots of a selection, None without one. `wound_back`: how often a state is."""
-    heads, awake = bank.heads, bank.modes if most is None else most
-    rows = batch * chunks * heads
-    powers = rows * awake * 2 * chunk
-    parts = [
-        bank.tables_cost("tables", chunk),
-        cost.elementwise("turned", heads * bank.modes * chunk),
-    ]
-    if gated:
-        parts.append(cost.elementwise("gated queries", powers, forward=3, macs=2))
+    """`most`: modes of a selection, None without one. `later`: rows may begin inside a chunk."""
+    modes = bank.heads * bank.modes
+    picked = batch * chunks * bank.heads * (bank.modes if most is None else most)
+    pairs, states = 2 * picked * chunk, 2 * picked * width
+    parts = [cost.gather("keys", pairs), cost.gather("queries", (1 + gated) * pairs)]
+    if gated:  # two complex products, summed; back, the sums over what is used twice too
+        parts += [
+            cost.gather("gates", pairs),
+            Cost(name="gated queries", forward=3 * pairs, backward=21 * pairs // 2, macs=2 * pairs),
+        ]
     if most is not None:
-        parts.append(cost.elementwise("awake queries", powers))
-    written = rows * awake * 2 * width
-    parts.append(cost.elementwise("write", written * chunk, forward=2, macs=1))
-    if most is not None:
-        parts.append(cost.elementwise("awake writes", written))
-    all_modes = rows * bank.modes * 2 * width
+        parts.append(cost.elementwise("awake queries and writes", pairs + states, backward=1))
+    rows = batch * chunks * bank.heads
+    square = modes * (2 * (chunks + 1)) ** 2 * batch * width
     parts += [
-        cost.elementwise("signs", heads * bank.modes),
-        cost.elementwise("carry", all_modes, forward=4, macs=2),
+        write_cost("write", rows, chunk, width, 2 * picked // rows),
+        cost.fan_out("keys written and read", pairs, 2),
+        Cost(name="carry", forward=2 * square, backward=4 * square, useful=2 * square, macs=square),
+        cost.gather("states", states),
+        *[bank.wound_back_cost("wound back", batch, width)] * later,
+        bank.ends_cost("ends", batch, chunks, width, ragged=later),
     ]
-    parts += [bank.wound_back_cost("wound back", batch, width)] * wound_back
     return Cost.total("modes", *parts)
-
-

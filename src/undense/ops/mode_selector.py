@@ -11,7 +11,7 @@ slowest mode. Hard going forward; in training the gradient is that of a soft cho
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from undense import cost
 from undense.cost import Cost
 from undense.ops.modal_chunks import Awake
-from undense.ops.slots import Slots
 from undense.ops.relaxed_topk import gumbel_noise, gumbel_topk, sigmoid_topk
+from undense.ops.slots import Slots
 
 SCALES = (1, 2, 4, 8)
 HISTORY = SCALES[-1]
@@ -145,7 +145,7 @@ class ModeSelector(nn.Module):
         first, second, third = self.scorers
         hidden = nn.functional.gelu(second(nn.functional.gelu(first(means.flatten(1, 2)))))
         scores = third(hidden).unflatten(1, past.shape[:2])
-        weights = 0.5 ** torch.arange(len(SCALES), dtype=past.dtype, device=past.device)
+        weights = past.new_tensor([0.5**power for power in range(len(SCALES))])
         scores = (scores * weights.view(-1, 1, 1, 1)).sum(0)
         scores = scores.unflatten(-1, (self.heads, self.modes))
         queries = scores[..., None] * self.context_query
@@ -160,7 +160,7 @@ class ModeSelector(nn.Module):
 
     def cost(self, name: str, chunks: int, dim: int) -> Cost:
         """Of the choice, without what only training adds."""
-        hidden = self.scorers[0][0].out_features  # type: ignore[index]
+        hidden = self.scorers[0].bias.shape[-1]
         numbers = chunks * self.heads * self.modes
         parts = []
         for scale in SCALES:
@@ -174,7 +174,7 @@ class ModeSelector(nn.Module):
                     cost.linear("second", chunks, hidden, hidden, bias=True),
                     cost.activation("second gelu", chunks * hidden, "gelu"),
                     cost.linear("third", chunks, hidden, self.heads * self.modes, bias=True),
-                    cost.elementwise("weight", numbers, forward=1 + (scale > 1)),
+                    cost.elementwise("weight", numbers, forward=2),
                 )
             )
         mix = numbers * self.modes
@@ -191,7 +191,7 @@ class ModeSelector(nn.Module):
             cost.elementwise("best", numbers),
             cost.elementwise("kept", chunks * self.heads, forward=1 + 2 + self.most),
         ]
-        return Cost.total(name, *parts)
+        return _no_way_back(Cost.total(name, *parts))
 
     def over_chunks_cost(self, name: str, batch: int, chunks: int, chunk: int, dim: int) -> Cost:
         """Sums and means of the chunks, the choice, and the running sum."""
@@ -208,3 +208,7 @@ class ModeSelector(nn.Module):
         running = cost.elementwise("running", batch * dim, forward=2, macs=1)
         return Cost.total(name, running, *([self.cost("choice", batch, dim)] if begins else []))
 
+
+def _no_way_back(tree: Cost) -> Cost:
+    """A hard choice has no gradient outside training."""
+    return replace(tree, backward=0, parts=tuple(_no_way_back(part) for part in tree.parts))

@@ -55,9 +55,7 @@ class _UnitGate(Function):
             u.mul_(scale)
             gate, here = z[:, rows], grad[:, rows].reshape(u.shape)
             # the derivative of silu, as autograd has it
-            for_z[:, rows] = torch.ops.aten.silu_backward(
-                (here * u).flatten(3).flatten(1, 2), gate
-            )
+            for_z[:, rows] = torch.ops.aten.silu_backward((here * u).flatten(3).flatten(1, 2), gate)
             for_u = functional.silu(gate).reshape(u.shape).mul_(here)
             along = (for_u * u).mean(2, keepdim=True)
             back[:, heads] = for_u.sub_(u.mul_(along)).mul_(scale)
@@ -84,7 +82,7 @@ def unit_gate_cost(name: str, numbers: int, width: int, *, summands: int) -> Cos
     """Back, the sum, its power and both factors once more."""
     silu, silu_back = per_element("silu"), per_element("silu_backward")
     sums, rows = summands - 1, numbers // width
-    unit = sums + 1 + 1 + 1  # square, mean, times
+    unit = sums + 2 + 1 + 1  # square, mean, times
     return Cost.total(
         name,
         cost.elementwise(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from undense import cost
 from undense.cost import Cost
-from undense.ops.causal_fir import window_cost
+from undense.ops.causal_fir import fft_cost, inverse_fft_cost, window_cost
 from undense.ops.windows import BANDS, WindowMix, octave_of_bins
 
 
@@ -71,16 +71,21 @@ class OverlapAddFilter(nn.Module):
         channels, bins, _ = self.response.shape
         frames = batch * -(-(time + self.overlap) // self.hop) * channels
         samples = frames * self.frame
+        octaves = len(self.scale) * bins
         return Cost.total(
             name,
             window_cost("window", self.frame),
-            cost.elementwise("windowing", samples),
-            cost.real_fft("frames to spectra", frames, self.frame),
-            cost.elementwise("scaled response", channels * bins, forward=2),
-            cost.elementwise("response", frames * bins, forward=6, macs=4),
-            cost.real_fft("spectra to frames", frames, self.frame),
-            cost.elementwise("fades", self.overlap, forward=4 + 1),
-            cost.elementwise("fades over window", self.frame),
-            cost.elementwise("fading", samples),
+            cost.gather("frames", samples),
+            cost.elementwise("windowing", samples, backward=3),
+            fft_cost("frames to spectra", frames, self.frame),
+            cost.elementwise("scaled response", channels * bins, forward=2, backward=2 + 2 + 2 + 1),
+            cost.gather("bands of bins", octaves),
+            cost.elementwise("response", frames * bins, forward=6, backward=6 + 6 + 2, macs=4),
+            inverse_fft_cost("spectra to frames", frames, self.frame),
+            cost.elementwise("fades", self.overlap, forward=4 + 1, backward=3 + 1 + 1),
+            cost.elementwise("fades over window", self.frame, backward=4 + bool(self.overlap)),
+            cost.fan_out("window used", self.frame, 2),
+            cost.elementwise("fading", samples, backward=3),
             cost.add("overlap", frames * self.overlap),
+            cost.fan_out("body used", frames * self.hop * bool(self.overlap), 2),
         )

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from undense.cost import Cost
 from undense.errors import UndenseError
 from undense.mixing import POSITIONS, SequenceMixer, Slot, State, require_finite
-from undense.ops.block_fir import BLOCK, filter_blocks, lags_of, toeplitz
-from undense.ops.causal_fir import BandedKernel, overlap_save
+from undense.ops.causal_fir import BandedKernel
 from undense.ops.chunk_scan import Features, read
 from undense.ops.content_memory import Streams
 from undense.ops.drive import drive
@@ -24,6 +23,7 @@ from undense.ops.output_gate import unit_gate
 from undense.ops.overlap_add import OverlapAddFilter
 from undense.ops.slots import Slots
 from undense.ops.spectral_parts import (
+    CausalFilter,
     Sizes,
     SpectralCost,
     SpectralMixerConfig,
@@ -48,12 +48,10 @@ class Drive:
     logits: Tensor
 
 
-LONGEST_BLOCKED = 160  # taps; beyond it transforms are quicker
-
-
 @dataclass
 class Prepared:
-    """What follows from the weights alone and is made once a call: the filter, the modes' tables and the map that carries them over so many chunks, what band dropout drew."""
+    """What follows from the weights alone and is made once a call: the filter, the modes' rates and
+    tables, the maps that carry them over so many chunks, what band dropout drew."""
 
     filter: CausalFilter | None
     rates: Rates | None
@@ -331,8 +329,9 @@ class SpectralMixer(SequenceMixer):
         return torch.bmm(unit_gate(z, *parts).to(weight.dtype).mT, weight).to(dtype)
 
     def cost(self, batch: int, length: int, *, past: int = 0) -> Cost:
-        """Forward only, as it runs without gradients and outside training. Its backward is 0 here:
-        `undense.count_flops` counts it."""
+        """As it runs outside training, without what only training adds (the auxiliary loss, the
+        gradient of the choice). Backward is that of one segment each: where a call has several,
+        what their states carry back from one to the other, less than a hundredth, is left out."""
         parts = SpectralParts(
             kernel=self.kernel,
             memory=self.memory,
@@ -365,30 +364,3 @@ class SpectralMixer(SequenceMixer):
 
 def _chosen(past: dict[str, Tensor]) -> Past:
     return Past(past["means"], past["running"], past["awake"])
-
-
-
-@dataclass(frozen=True)
-class CausalFilter:
-    """A kernel (channels, taps) ready to be run: as blocks of a Toeplitz matrix, or by transforms
-    where it is long. `early`: tokens before the chunk that it is given, at least taps - 1."""
-
-    kernel: Tensor
-    table: Tensor | None
-    early: int
-
-    @classmethod
-    def of(cls, kernel: Tensor) -> CausalFilter:
-        taps = kernel.shape[1]
-        if taps > LONGEST_BLOCKED:
-            return cls(kernel, None, taps - 1)
-        return cls(kernel, toeplitz(kernel), BLOCK * lags_of(taps))
-
-    def __call__(self, joined: Tensor) -> Tensor:
-        """(batch, channels, early + time) -> (batch, channels, time)."""
-        if self.table is None:
-            return overlap_save(joined, self.kernel)
-        time = joined.shape[-1] - self.early
-        missing = -time % BLOCK
-        joined = nn.functional.pad(joined, (0, missing)) if missing else joined
-        return filter_blocks(joined, self.table)[..., :time]
