@@ -40,7 +40,7 @@ def adopt_(model: PreTrainedModel) -> None:
         if not _is_stock_type(model.config.model_type):
             return
         logger.warning(
-            "%s holds %d undense FFNs or mixers: it is saved as such, and `import undense` loads it",
+            "%s holds %d undense FFNs or mixers: it is saved as such, `import undense` loads it",
             type(model).__name__,
             len(found),
         )

@@ -1,4 +1,4 @@
-"""Making a model's class and config say which FFNs and mixers it holds: saving and loading follow."""
+"""Making a model's class and config say which FFNs and mixers it holds: saving follows."""
 
 from __future__ import annotations
 

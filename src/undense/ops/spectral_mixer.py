@@ -130,7 +130,7 @@ class SpectralMixer(SequenceMixer):
         if state is not None and time == 1:
             y, state = self._step(x, state, mask)
         else:
-            aligned = state is None and mask is None
+            aligned = mask is None and self._at_a_chunk(state)
             prepared = self._prepare(batch, arithmetic(x.dtype))
             parts = []
             masks = [None] * time if mask is None else mask.split(SEGMENT, 1)
@@ -142,6 +142,16 @@ class SpectralMixer(SequenceMixer):
         assert state is not None
         require_finite(self.component, y)
         return y, state
+
+    def _at_a_chunk(self, state: State | None) -> bool:
+        """Whether every row is known to go on at a chunk's first token. Only where looking is free,
+        that is on the CPU and outside a compiler; a row that is not known to is taken as it may
+        be."""
+        if state is None:
+            return True
+        if torch.compiler.is_compiling() or state[0].device.type != "cpu":
+            return False
+        return not bool((state[0] % self.chunk).any())
 
     def _prepare(self, batch: int, dtype: torch.dtype) -> Prepared:
         rates = None if self.bank is None else self.bank.rates()
@@ -355,7 +365,7 @@ class SpectralMixer(SequenceMixer):
         stretches = [
             Cost.total(
                 f"from token {start}",
-                *costs.stretch(batch, min(SEGMENT, length - start), later=past > 0),
+                *costs.stretch(batch, min(SEGMENT, length - start), later=past % self.chunk > 0),
             )
             for start in range(0, length, SEGMENT)
         ]

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from undense.convert.conversion import Conversion
 from undense.convert.attention import plan_mixers
+from undense.convert.conversion import Conversion
 from undense.convert.convert import plan, skeleton
 from undense.errors import UndenseError
 from undense.pipeline.load import load_config
