@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from undense.ops.auxiliary import with_loss
 from undense.ops.block_fir import filter_blocks, toeplitz
+from undense.ops.causal_filter import CausalFilter
 from undense.ops.causal_fir import BandedKernel, overlap_save
 from undense.ops.chunk_scan import Features, read
 from undense.ops.drive import drive
@@ -17,7 +18,6 @@ from undense.ops.output_gate import unit_gate
 from undense.ops.overlap_add import OverlapAddFilter
 from undense.ops.relaxed_topk import sigmoid_topk
 from undense.ops.slots import Slots
-from undense.ops.spectral_parts import CausalFilter
 
 
 @pytest.mark.parametrize("taps", [2, 5, 33, 64, 128])

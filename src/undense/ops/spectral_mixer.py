@@ -4,7 +4,6 @@ A mixer says which parts it is made of; here they run, over a chunk or a token, 
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,51 +12,21 @@ from undense.cost import Cost
 from undense.errors import UndenseError
 from undense.mixing import POSITIONS, SequenceMixer, Slot, State, require_finite
 from undense.ops.causal_fir import BandedKernel
-from undense.ops.chunk_scan import Features, read
 from undense.ops.content_memory import Streams
 from undense.ops.drive import drive
-from undense.ops.modal_bank import LONGEST_CHUNK, ModeTables, Rates
-from undense.ops.modal_chunks import resonate
-from undense.ops.mode_selector import HISTORY, Past
+from undense.ops.modal_bank import LONGEST_CHUNK
+from undense.ops.mode_selector import HISTORY
 from undense.ops.output_gate import unit_gate
 from undense.ops.overlap_add import OverlapAddFilter
+from undense.ops.recurrences import Drive, Prepared, chosen_in, prepare, recur
 from undense.ops.slots import Slots
-from undense.ops.spectral_parts import (
-    CausalFilter,
-    Sizes,
-    SpectralCost,
-    SpectralMixerConfig,
-    SpectralParts,
-    arithmetic,
-)
+from undense.ops.spectral_cost import Sizes, SpectralCost
+from undense.ops.spectral_parts import SpectralMixerConfig, SpectralParts, arithmetic
 from undense.registry import Config
 
 # Tokens of one pass: what a pass works on stays near the core, and its largest tensors stay small
 # enough for the allocator to hand out memory that it has had before.
 SEGMENT = 2048
-
-
-@dataclass(frozen=True)
-class Drive:
-    """What the projections make of a chunk, time last: `v` (batch, dim, time), the streams of the
-    memory, `z` of the output's gate, `logits` of the band gates."""
-
-    v: Tensor
-    memory: Streams
-    z: Tensor
-    logits: Tensor
-
-
-@dataclass
-class Prepared:
-    """What follows from the weights alone and is made once a call: the filter, the modes' rates and
-    tables, the maps that carry them over so many chunks, what band dropout drew."""
-
-    filter: CausalFilter | None
-    rates: Rates | None
-    modes: ModeTables | None
-    carries: dict[int, Tensor]
-    silence: Tensor | None
 
 
 class SpectralMixer(SequenceMixer):
@@ -99,6 +68,15 @@ class SpectralMixer(SequenceMixer):
     def parts(cls, dim: int, heads: int, config: Config, *, causal: bool) -> SpectralParts:
         """Fresh parts for a mixer of this width and number of heads."""
 
+    def _own(self) -> SpectralParts:
+        return SpectralParts(
+            kernel=self.kernel,
+            memory=self.memory,
+            bank=self.bank,
+            gates=self.gates,
+            selector=self.selector,
+        )
+
     def layout(self) -> tuple[Slot, ...]:
         return self._slots() if self.config.causal else ()
 
@@ -131,7 +109,7 @@ class SpectralMixer(SequenceMixer):
             y, state = self._step(x, state, mask)
         else:
             aligned = mask is None and self._at_a_chunk(state)
-            prepared = self._prepare(batch, arithmetic(x.dtype))
+            prepared = prepare(self._own(), batch, self.chunk, arithmetic(x.dtype))
             parts = []
             masks = [None] * time if mask is None else mask.split(SEGMENT, 1)
             for piece, hidden in zip(x.split(SEGMENT, 1), masks, strict=False):
@@ -153,20 +131,6 @@ class SpectralMixer(SequenceMixer):
             return False
         return not bool((state[0] % self.chunk).any())
 
-    def _prepare(self, batch: int, dtype: torch.dtype) -> Prepared:
-        rates = None if self.bank is None else self.bank.rates()
-        return Prepared(
-            filter=(
-                CausalFilter.of(self.kernel().to(dtype))
-                if isinstance(self.kernel, BandedKernel)
-                else None
-            ),
-            rates=rates,
-            modes=None if self.bank is None else self.bank.tables(rates, self.chunk, dtype),
-            carries={},
-            silence=None if self.gates is None else self.gates.silenced(batch),
-        )
-
     def _stretch(
         self,
         x: Tensor,
@@ -187,7 +151,9 @@ class SpectralMixer(SequenceMixer):
             "positions": past["positions"] + (time if mask is None else mask.sum(1)),
             "recent inputs": slots.tail(placed, 1).to(past["recent inputs"].dtype),
         }
-        parts = self._recur(drive, past, slots, following, prepared, time / whole)
+        parts = recur(
+            self._own(), self.heads, drive, past, slots, following, prepared, time / whole
+        )
         if prepared.filter is not None:
             early = prepared.filter.early
             before = past["recent values"].to(drive.v.dtype)
@@ -205,8 +171,8 @@ class SpectralMixer(SequenceMixer):
         silence = x.new_zeros(len(x), self.conv.shape[1] - 1, self.dim)
         drive = self._project(slots.place(silence, x), slots)
         start = self._start(x)
-        prepared = self._prepare(len(x), drive.v.dtype)
-        parts = self._recur(drive, start, slots, {}, prepared, 1.0)
+        prepared = prepare(self._own(), len(x), self.chunk, drive.v.dtype)
+        parts = recur(self._own(), self.heads, drive, start, slots, {}, prepared, 1.0)
         if parts:
             back = Drive(
                 v=slots.reversed(drive.v),
@@ -214,60 +180,13 @@ class SpectralMixer(SequenceMixer):
                 z=drive.z,
                 logits=slots.reversed(drive.logits),
             )
-            (reverse,) = self._recur(back, start, slots, {}, prepared, 1.0)
+            (reverse,) = recur(self._own(), self.heads, back, start, slots, {}, prepared, 1.0)
             turned = slots.reversed(reverse.flatten(3, 4).flatten(1, 2))
             parts = [slots.heads(turned, self.heads), *parts]
         if self.kernel is not None:
             assert isinstance(self.kernel, OverlapAddFilter)
             parts = [slots.heads(self.kernel(drive.v), self.heads), *parts]
         return slots.pick(self._project_out(drive.z, *parts, dtype=x.dtype))
-
-    def _recur(
-        self,
-        drive: Drive,
-        past: dict[str, Tensor],
-        slots: Slots,
-        following: dict[str, Tensor],
-        prepared: Prepared,
-        share: float,
-    ) -> list[Tensor]:
-        """What memory and modes say together, (batch, heads, width, chunks, chunk), or nothing;
-        their state goes into `following`."""
-        if self.memory is None and self.bank is None:
-            return []
-        values = slots.packed(drive.v, self.heads)
-        kinds: list[Features] = []
-        if self.memory is not None:
-            kind, following["memory"] = self.memory.chunks(
-                drive.memory, slots, values, past["memory"]
-            )
-            kinds.append(kind)
-        if self.bank is not None:
-            awake = None
-            if self.selector is not None:
-                awake, chosen = self.selector.over_chunks(_chosen(past), drive.v, slots)
-                following |= vars(chosen)
-            gates = None
-            if self.gates is not None:
-                gates = self.gates(drive.logits, silence=prepared.silence, share=share)
-            assert prepared.rates is not None and prepared.modes is not None
-            chunks = slots.chunks
-            if chunks not in prepared.carries:
-                carry = self.bank.carry(prepared.rates, self.chunk, chunks, values.dtype)
-                prepared.carries[chunks] = carry
-            kind, following["modes"] = resonate(
-                self.bank,
-                prepared.rates,
-                prepared.modes,
-                prepared.carries[chunks],
-                slots,
-                values,
-                past["modes"],
-                gates,
-                awake,
-            )
-            kinds.append(kind)
-        return [read(values, kinds).transpose(2, 3)]
 
     def _step(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
         """One token by the recurrences themselves."""
@@ -285,7 +204,7 @@ class SpectralMixer(SequenceMixer):
             awake = gates = None
             if self.selector is not None:
                 awake, chosen = self.selector.step(
-                    _chosen(past), past["positions"], v.mT, self.chunk
+                    chosen_in(past), past["positions"], v.mT, self.chunk
                 )
                 following |= vars(chosen)
             if self.gates is not None:
@@ -342,13 +261,6 @@ class SpectralMixer(SequenceMixer):
         """As it runs outside training, without what only training adds (the auxiliary loss, the
         gradient of the choice). Backward is that of one segment each: where a call has several,
         what their states carry back from one to the other, less than a hundredth, is left out."""
-        parts = SpectralParts(
-            kernel=self.kernel,
-            memory=self.memory,
-            bank=self.bank,
-            gates=self.gates,
-            selector=self.selector,
-        )
         sizes = Sizes(
             dim=self.dim,
             heads=self.heads,
@@ -357,7 +269,7 @@ class SpectralMixer(SequenceMixer):
             mixed=sum(self.mixed),
             plain=sum(self.plain),
         )
-        costs = SpectralCost(parts, sizes)
+        costs = SpectralCost(self._own(), sizes)
         if not self.config.causal:
             return Cost.total(self.component, *costs.both_ways(batch, length))
         if past > 0 and length == 1:
@@ -370,7 +282,3 @@ class SpectralMixer(SequenceMixer):
             for start in range(0, length, SEGMENT)
         ]
         return Cost.total(self.component, *stretches)
-
-
-def _chosen(past: dict[str, Tensor]) -> Past:
-    return Past(past["means"], past["running"], past["awake"])
