@@ -61,9 +61,9 @@ class _Read(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, ...]:
         values, scores, *kinds = ctx.saved_tensors
-        grad = grad.contiguous()
+        grad = grad_outputs[0].contiguous()
         for_scores = torch.bmm(values.mT, grad).triu_()
         grads = [torch.bmm(grad, scores.mT)]
         for queries, keys, state in _triples(kinds):

@@ -54,7 +54,7 @@ class _Drive(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, taps, whole = ctx.saved_tensors
         seen, unseen = ctx.sizes
         early, batch = taps.shape[1] - 1, len(x)
@@ -62,7 +62,7 @@ class _Drive(Function):
         back = torch.zeros_like(whole)
         for_taps = torch.zeros_like(taps)
         first = 0
-        for size, grad in zip(seen, grads, strict=False):
+        for size, grad in zip(seen, grad_outputs, strict=False):
             for rows in _blocks(size, batch * time):
                 part, here = grad[:, rows], slice(first + rows.start, first + rows.stop)
                 for j in range(early + 1):
@@ -70,7 +70,7 @@ class _Drive(Function):
                     back[:, here, span].addcmul_(part, taps[here, j : j + 1])
                     for_taps[here, j] = (part * whole[:, here, span]).sum((0, 2))
             first += size
-        for size, grad in zip(unseen, grads[len(seen) :], strict=True):
+        for size, grad in zip(unseen, grad_outputs[len(seen) :], strict=True):
             back[:, first : first + size, early:] = grad
             first += size
         back = back.to(weight.dtype)

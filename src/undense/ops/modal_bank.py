@@ -104,21 +104,26 @@ class ModalBank(nn.Module):
             queries=queries.to(dtype).flatten(0, 1).unflatten(1, (2, 2)),
         )
 
-    def carry(self, rates: Rates, chunk: int, chunks: int, dtype: torch.dtype) -> Tensor:
+    def carry(
+        self, rates: Rates, chunk: int, chunks: int, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
         """The map from the state at the start and what each chunk wrote to the states before each
         chunk and after the last: (heads * modes, 2 * (chunks + 1), 2 * (chunks + 1)).
 
         Row c, column 0: lambda^(chunk c), complex numbers as real 2 x 2 blocks; column 1 + s:
-        lambda^(chunk (c - s)) for s < c. Each power is exact: nothing is multiplied up.
+        lambda^(chunk (c - s)) for s < c. Each power is exact: nothing is multiplied up. The last
+        row leaves the start out; its own way there comes second, in fp64: (heads, modes, 2, 1).
         """
         place = torch.arange(chunks + 1, device=self.decay.device)
         lag = place[:, None] - (place - 1).clamp_min(0)
         lag = lag.masked_fill(place[:, None] < place, chunks + 1)  # the last row: zeros
-        real, imaginary = rates.powers(chunk * place).flatten(0, 1).unbind(1)
+        lag[-1, 0] = chunks + 1
+        powers = rates.powers(chunk * place)
+        real, imaginary = powers.flatten(0, 1).unbind(1)
         table = torch.stack([real, -imaginary, imaginary, real]).to(dtype).flatten(0, 1).T
         table = nn.functional.pad(table, (0, 0, 0, 1))
         rows = table.index_select(0, lag.flatten()).view(*lag.shape, 2, 2, len(real))
-        return rows.permute(4, 2, 0, 3, 1).flatten(3, 4).flatten(1, 2)
+        return rows.permute(4, 2, 0, 3, 1).flatten(3, 4).flatten(1, 2), powers[..., -1:]
 
     def to_ends(
         self, rates: Rates, chunk: int, chunks: int, ends: Tensor, dtype: torch.dtype
@@ -170,8 +175,7 @@ class ModalBank(nn.Module):
         )
 
     def ends_cost(self, name: str, batch: int, chunks: int, width: int, *, ragged: bool) -> Cost:
-        """The map to the ends, its product with what was written, and the start's own way; all of
-        it goes into the state alone."""
+        """The map to the ends, and its product with what was written; into the state alone."""
         modes, ends = self.heads * self.modes, batch if ragged else 1
         product = 2 * 2 * (chunks + 1) * modes * batch * width
         return Cost.total(
@@ -179,7 +183,6 @@ class ModalBank(nn.Module):
             self.powers_cost("powers", ends * (chunks + 1), back=False),
             cost.elementwise("map", modes * ends * (chunks + 1), forward=2 + 1),
             Cost(name="written", forward=2 * product, useful=2 * product, macs=product),
-            cost.elementwise("start", batch * modes * width, forward=6 + 2, macs=4),
         )
 
     def wound_back_cost(self, name: str, batch: int, width: int) -> Cost:

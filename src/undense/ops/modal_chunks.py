@@ -33,7 +33,7 @@ def resonate(
     bank: ModalBank,
     rates: Rates,
     tables: ModeTables,
-    carry: Tensor,
+    carry: tuple[Tensor, Tensor],
     slots: Slots,
     values: Tensor,
     before: Tensor,
@@ -74,9 +74,19 @@ def resonate(
     if slots.offset is not None:
         before = bank.wound_back(rates, before, slots.offset)
     sources, place = _sources(bank, written, before, row)
-    states = torch.bmm(carry, sources).view(-1, width).index_select(0, place)
-    states = states.view(batch, heads, chunks, -1, width)
-    return Features(queries, keys, states), _after(bank, rates, slots, sources, before)
+    whole, last = torch.bmm(carry[0], sources), carry[1]
+    states = whole.view(-1, width).index_select(0, place).view(batch, heads, chunks, -1, width)
+    if slots.full:
+        rows = whole.unflatten(1, (2, -1))[:, :, -1].unflatten(-1, (batch, width))
+        after = _joined(before, last, rows.permute(2, 0, 1, 3))
+    else:
+        after = _after(bank, rates, slots, sources, before)
+    return Features(queries, keys, states), after
+
+
+def _joined(before: Tensor, ahead: Tensor, written: Tensor) -> Tensor:
+    """The start on its own way, and what was written (batch, heads * modes, 2, width)."""
+    return times(ahead, before) + written.reshape(before.shape).double()
 
 
 def _sources(
@@ -104,7 +114,7 @@ def _sources(
 
 def _after(bank: ModalBank, rates: Rates, slots: Slots, sources: Tensor, before: Tensor) -> Tensor:
     """The state after the last real token: what the chunks wrote, and in fp64 what was before."""
-    batch, heads, modes, _, width = before.shape
+    batch, width = len(before), before.shape[-1]
     ends = slots.ends(batch, sources.device)
     table, ahead = bank.to_ends(rates, slots.chunk, slots.chunks, ends, sources.dtype)
     if len(ends) == 1:
@@ -113,7 +123,7 @@ def _after(bank: ModalBank, rates: Rates, slots: Slots, sources: Tensor, before:
     else:
         rows = sources.unflatten(-1, (batch, width)).transpose(1, 2)  # one matrix a row
         written = torch.matmul(table, rows).transpose(0, 1)
-    return times(ahead, before) + written.unflatten(1, (heads, modes)).double()
+    return _joined(before, ahead, written)
 
 
 def resonate_cost(
@@ -126,8 +136,10 @@ def resonate_cost(
     most: int | None,
     gated: bool,
     later: bool,
+    full: bool,
 ) -> Cost:
-    """`most`: modes of a selection, None without one. `later`: rows may begin inside a chunk."""
+    """`most`: modes of a selection, None without one. `later`: rows may begin inside a chunk.
+    `full`: every slot holds a token."""
     modes = bank.heads * bank.modes
     picked = batch * chunks * bank.heads * (bank.modes if most is None else most)
     pairs, states = 2 * picked * chunk, 2 * picked * width
@@ -147,6 +159,7 @@ def resonate_cost(
         Cost(name="carry", forward=2 * square, backward=4 * square, useful=2 * square, macs=square),
         cost.gather("states", states),
         *[bank.wound_back_cost("wound back", batch, width)] * later,
-        bank.ends_cost("ends", batch, chunks, width, ragged=later),
+        *[bank.ends_cost("ends", batch, chunks, width, ragged=later)] * (not full),
+        cost.elementwise("start", batch * modes * width, forward=6 + 2, macs=4),
     ]
     return Cost.total("modes", *parts)

@@ -66,7 +66,7 @@ class ModeSelector(nn.Module):
         self.heads, self.modes = heads, modes
         self.low, self.high, self.method = low, high, method
         self.most = max(1, math.floor(high * modes + 0.5))
-        hidden = max(8, dim // 4)
+        hidden = self.hidden = max(8, dim // 4)
         self.norm = nn.LayerNorm(dim)
         self.scorers = nn.ModuleList(
             ScaleLinear(fan_in, fan_out)
@@ -160,7 +160,7 @@ class ModeSelector(nn.Module):
 
     def cost(self, name: str, chunks: int, dim: int) -> Cost:
         """Of the choice, without what only training adds."""
-        hidden = self.scorers[0].bias.shape[-1]
+        hidden = self.hidden
         numbers = chunks * self.heads * self.modes
         parts = []
         for scale in SCALES:

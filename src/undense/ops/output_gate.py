@@ -46,7 +46,8 @@ class _UnitGate(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grad_outputs
         z, *summands = ctx.saved_tensors
         for_z = torch.empty_like(z)
         back = torch.empty(summands[0].shape, dtype=z.dtype, device=z.device)

@@ -37,13 +37,14 @@ class Prepared:
     filter: CausalFilter | None
     rates: Rates | None
     modes: ModeTables | None
-    carries: dict[int, Tensor]
+    carries: dict[int, tuple[Tensor, Tensor]]
     silence: Tensor | None
 
 
 def prepare(parts: SpectralParts, batch: int, chunk: int, dtype: torch.dtype) -> Prepared:
     """What a call on `batch` rows needs of the weights."""
-    rates = None if parts.bank is None else parts.bank.rates()
+    bank = parts.bank
+    rates = None if bank is None else bank.rates()
     return Prepared(
         filter=(
             CausalFilter.of(parts.kernel().to(dtype))
@@ -51,7 +52,7 @@ def prepare(parts: SpectralParts, batch: int, chunk: int, dtype: torch.dtype) ->
             else None
         ),
         rates=rates,
-        modes=None if parts.bank is None else parts.bank.tables(rates, chunk, dtype),
+        modes=None if bank is None or rates is None else bank.tables(rates, chunk, dtype),
         carries={},
         silence=None if parts.gates is None else parts.gates.silenced(batch),
     )

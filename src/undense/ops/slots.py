@@ -51,6 +51,11 @@ class Slots:
         """Whether rows may end in different slots."""
         return self.offset is not None or self.lengths is not None
 
+    @property
+    def full(self) -> bool:
+        """Whether every slot of every row holds a token of this call."""
+        return not self.ragged and self.time == self.count
+
     def place(self, before: Tensor, x: Tensor) -> Tensor:
         """`before` (batch, kept, dim), the tokens before the call, and `x` (batch, time, dim) ->
         (batch, kept + count, dim): the tokens of a row together, zeros elsewhere."""
@@ -101,7 +106,7 @@ class Slots:
 
     def real(self, batch: int, device: torch.device) -> Tensor | None:
         """(batch or 1, 1, count) bool: which slots hold a real token of this call; None: all."""
-        if not self.ragged and self.time == self.count:
+        if self.full:
             return None
         place = torch.arange(self.count, device=device)
         there = place < self.ends(batch, device)[:, None]
@@ -123,7 +128,7 @@ class Slots:
         """(batch, channels, count), rows that begin in the first slot: their real tokens in
         reversed order, zeros behind them."""
         assert self.offset is None
-        if not self.ragged and self.time == self.count:
+        if self.full:
             return x.flip(-1)
         index = self.ends(len(x), x.device)[:, None] - 1 - torch.arange(self.count, device=x.device)
         moved = torch.take_along_dim(x, (index % self.count)[:, None], -1)

@@ -49,7 +49,8 @@ class SpectralCost:
         summands = recurs + (kernel is not None)
         parts = [*self._around(batch, slots, summands), *self._prepared(chunks)]
         if recurs:
-            parts += self._recurrences(batch, chunks, later=later)
+            full = not later and time == slots
+            parts += self._recurrences(batch, chunks, later=later, full=full)
         if isinstance(kernel, BandedKernel):
             parts.append(filter_cost("filter", batch, slots, kernel))
             parts.append(cost.fan_out("values used", batch * slots * self.sizes.dim, 1 + recurs))
@@ -63,7 +64,7 @@ class SpectralCost:
         summands = 2 * recurs + (kernel is not None)
         parts = [*self._around(batch, slots, summands), *self._prepared(chunks)]
         if recurs:
-            parts += self._recurrences(batch, chunks, later=False) * 2
+            parts += self._recurrences(batch, chunks, later=False, full=time == slots) * 2
             driven = batch * slots * (self.sizes.mixed + self.sizes.plain - self.sizes.dim)
             turned = driven + batch * slots * self.sizes.dim
             parts.append(cost.gather("turned round", turned * (time < slots)))
@@ -96,7 +97,7 @@ class SpectralCost:
             total += modes * (6 * self.sizes.chunk + 4 * (chunks + 1) ** 2)
         return total
 
-    def _recurrences(self, batch: int, chunks: int, *, later: bool) -> list[Cost]:
+    def _recurrences(self, batch: int, chunks: int, *, later: bool, full: bool) -> list[Cost]:
         sizes, features, parts = self.sizes, [], []
         rows, slots = batch * chunks * sizes.heads, chunks * sizes.chunk
         if self.parts.memory is not None:
@@ -126,6 +127,7 @@ class SpectralCost:
                     most=most,
                     gated=self.parts.gates is not None,
                     later=later,
+                    full=full,
                 )
             )
         parts.append(read_cost("read", rows, sizes.chunk, sizes.width, features))
