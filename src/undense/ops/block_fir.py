@@ -41,7 +41,9 @@ class _Toeplitz(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+    def backward(  # type: ignore[override]  (as the decorator leaves it)
+        ctx: Any, *grad_outputs: Tensor
+    ) -> Tensor:
         (grad,) = grad_outputs
         channels, lags = grad.shape[0], grad.shape[1] - 1
         padded = grad.new_zeros(channels, BLOCK * (lags + 2) - 1)
@@ -76,7 +78,9 @@ class _FilterBlocks(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(  # type: ignore[override]  (as the decorator leaves it)
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor, Tensor]:
         (grad,) = grad_outputs
         x, table = ctx.saved_tensors
         batch, channels, _ = grad.shape

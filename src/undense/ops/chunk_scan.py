@@ -61,7 +61,9 @@ class _Read(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, ...]:
+    def backward(  # type: ignore[override]  (as the decorator leaves it)
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor, ...]:
         values, scores, *kinds = ctx.saved_tensors
         grad = grad_outputs[0].contiguous()
         for_scores = torch.bmm(values.mT, grad).triu_()

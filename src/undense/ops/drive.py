@@ -54,7 +54,9 @@ class _Drive(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # type: ignore[override]  (as the decorator leaves it)
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
         x, weight, taps, whole = ctx.saved_tensors
         seen, unseen = ctx.sizes
         early, batch = taps.shape[1] - 1, len(x)

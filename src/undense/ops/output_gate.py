@@ -46,7 +46,9 @@ class _UnitGate(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # type: ignore[override]  (as the decorator leaves it)
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
         (grad,) = grad_outputs
         z, *summands = ctx.saved_tensors
         for_z = torch.empty_like(z)
