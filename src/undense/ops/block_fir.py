@@ -50,7 +50,7 @@ class _Toeplitz(Function):
         for j in range(lags + 1):
             for s in range(BLOCK):  # row by row, each where its taps are
                 first = BLOCK * (j + 1) - 1 - s
-                padded[:, first : first + BLOCK] += grad[:, j, s]
+                padded[:, first : first + BLOCK].add_(grad[:, j, s])
         return padded[:, BLOCK - 1 : BLOCK - 1 + ctx.taps]
 
 
