@@ -61,20 +61,21 @@ def filter_blocks(joined: Tensor, table: Tensor) -> Tensor:
 
 
 class _FilterBlocks(Function):
-    # Rows of the batch follow one another in one matrix a channel. What the first blocks of a row
-    # hear of the row before falls into the places of tokens before the chunk, which are dropped.
+    # Rows of the batch follow one another in one matrix a channel. Blocks that hear the row before
+    # theirs are the places of tokens before the chunk, which are dropped. Results are whole
+    # matrices and only inputs are shifted: a product into a part of one would not be batched.
 
     @staticmethod
     def forward(ctx: Any, joined: Tensor, table: Tensor) -> Tensor:
         batch, channels, length = joined.shape
         lags = table.shape[1] - 1
-        early = BLOCK * lags
         x = joined.transpose(0, 1).reshape(channels, -1, BLOCK)
-        y = torch.bmm(x, table[:, 0])
+        y = torch.bmm(x[:, lags:], table[:, 0])
         for j in range(1, lags + 1):
-            y[:, j:].baddbmm_(x[:, :-j], table[:, j])
+            y.baddbmm_(x[:, lags - j : -j], table[:, j])
         ctx.save_for_backward(x, table)
-        return y.view(channels, batch, length)[..., early:].transpose(0, 1)
+        size, strides = (batch, channels, length - BLOCK * lags), (length, y.stride(0), 1)
+        return y.as_strided(size, strides)
 
     @staticmethod
     @once_differentiable
@@ -84,33 +85,33 @@ class _FilterBlocks(Function):
         (grad,) = grad_outputs
         x, table = ctx.saved_tensors
         batch, channels, _ = grad.shape
-        lags = table.shape[1] - 1
-        early = BLOCK * lags
-        padded = nn.functional.pad(grad.transpose(0, 1), (early, 0))
-        g = padded.view(channels, -1, BLOCK)
-        back = torch.bmm(g, table[:, 0].mT)
+        lags, blocks = table.shape[1] - 1, x.shape[1]
+        padded = nn.functional.pad(grad.transpose(0, 1), (0, BLOCK * lags)).flatten(1)
+        padded = nn.functional.pad(padded, (BLOCK * lags, 0)).unflatten(1, (-1, BLOCK))
+        back = torch.bmm(padded[:, :blocks], table[:, 0].mT)
+        own = padded[:, lags:blocks]
         for_table = torch.empty_like(table)
-        for_table[:, 0] = torch.bmm(x.mT, g)
+        for_table[:, 0] = torch.bmm(x[:, lags:].mT, own)
         for j in range(1, lags + 1):
-            back[:, :-j].baddbmm_(g[:, j:], table[:, j].mT)
-            for_table[:, j] = torch.bmm(x[:, :-j].mT, g[:, j:])
+            back.baddbmm_(padded[:, j : j + blocks], table[:, j].mT)
+            for_table[:, j] = torch.bmm(x[:, lags - j : -j].mT, own)
         return back.view(channels, batch, -1).transpose(0, 1), for_table
 
 
 def filter_blocks_cost(name: str, batch: int, time: int, taps: int, channels: int) -> Cost:
-    """Products of rows of all blocks, those before the chunk too; back, two for each."""
+    """Products of all blocks, and on the way back of those before the chunk too; their sums."""
     lags = lags_of(taps)
-    rows = batch * (time // BLOCK + lags)
-    pairs = sum(rows - j for j in range(lags + 1)) * BLOCK * BLOCK * channels
-    sums = sum(rows - j for j in range(1, lags + 1)) * BLOCK * channels
+    blocks = batch * (time // BLOCK + lags)
+    rows, square = blocks - lags, (lags + 1) * BLOCK * BLOCK * channels
+    sums = lags * BLOCK * channels
     return Cost(
         name=name,
-        forward=2 * pairs + sums,
-        backward=4 * pairs + sums,
-        useful=2 * pairs + sums,
-        macs=pairs,
-        weights=(lags + 1) * channels * BLOCK * BLOCK,
-        activations=2 * rows * BLOCK * channels,
+        forward=2 * rows * square + rows * sums,
+        backward=2 * (rows + blocks) * square + blocks * sums,
+        useful=2 * rows * square + rows * sums,
+        macs=rows * square,
+        weights=square,
+        activations=2 * blocks * BLOCK * channels,
     )
 
 
