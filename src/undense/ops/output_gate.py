@@ -49,7 +49,7 @@ class _UnitGate(Function):
     def backward(  # type: ignore[override]  (as the decorator leaves it)
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor | None, ...]:
-        (grad,) = grad_outputs
+        grad = grad_outputs[0].contiguous()  # it comes from a product with time first
         z, *summands = ctx.saved_tensors
         for_z = torch.empty_like(z)
         back = torch.empty(summands[0].shape, dtype=z.dtype, device=z.device)
