@@ -13,6 +13,8 @@ import undense
 from undense.convert.attention import find_mixers
 from undense.errors import UndenseError
 from undense.mixing import default
+from undense.pipeline.plan import convert_plan
+from undense.pipeline.settings import ConvertSettings
 
 FAMILIES = ["gpt2", "llama", "mistral", "qwen2", "qwen3"]
 SPECTRAL = {"component": "spectral_layer", "heads": 4, "chunk": 8}
@@ -123,3 +125,16 @@ def test_what_cannot_be_is_refused_and_changes_nothing(
 def test_a_second_conversion_is_refused() -> None:
     with pytest.raises(UndenseError, match="no attention left"):
         undense.convert_mixers_(converted("gpt2"), "spectral_layer")
+
+
+def test_the_command_refuses_before_it_reads_weights(tmp_path: Path) -> None:
+    tiny("gpt2").config.save_pretrained(tmp_path / "model")  # no weights beside it
+    model, out = str(tmp_path / "model"), tmp_path / "out"
+    for mixer, words in {
+        '{"component": "attention", "causal": false}': "attention.*causal=False",
+        "spectral_later": "unknown mixer",
+        '{"component":': "not valid JSON",
+    }.items():
+        with pytest.raises(UndenseError, match=words):
+            convert_plan(ConvertSettings(model=model, ffn="narrow-50", mixer=mixer), out)
+    convert_plan(ConvertSettings(model=model, ffn="narrow-50", mixer="spectral_layer"), out)

@@ -24,10 +24,11 @@ def test_cost_equals_the_counted_flops(config: MixerConfig, causal: bool) -> Non
         assert count.dispatched == mixer.cost(2, TIME).forward
         if not causal:
             return
-        _, state = mixer(x)
-        for length in (1, 3):
-            count = count_flops(lambda n=length: mixer(x[:, :n], state))
-            assert count.dispatched == mixer.cost(2, length, past=TIME).forward
+        for past in (TIME, 16):  # inside a chunk, and at the start of one
+            _, state = mixer(x[:, :past])
+            for length in (1, 3):
+                count = count_flops(lambda n=length, s=state: mixer(x[:, :n], s))
+                assert count.dispatched == mixer.cost(2, length, past=past).forward
 
 
 @every_config

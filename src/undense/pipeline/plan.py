@@ -32,7 +32,12 @@ def convert_plan(settings: ConvertSettings, output_dir: Path) -> Conversion:
 
 def mixer_spec(text: str) -> str | dict[str, Any]:
     """A mixer's name, or its config as inline JSON."""
-    return json.loads(text) if text.lstrip().startswith("{") else text
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UndenseError(f"mixer {text!r} is not valid JSON: {error}") from error
 
 
 def must_be_new(folder: Path) -> None:
