@@ -61,15 +61,18 @@ class _Drive(Function):
         seen, unseen = ctx.sizes
         early, batch = taps.shape[1] - 1, len(x)
         time = x.shape[1] - early
-        back = torch.zeros_like(whole)
+        back = torch.empty_like(whole)
+        back[..., :early] = 0
         for_taps = torch.zeros_like(taps)
         first = 0
         for size, grad in zip(seen, grad_outputs, strict=False):
             for rows in _blocks(size, batch * time):
                 part, here = grad[:, rows], slice(first + rows.start, first + rows.stop)
+                back[:, here, early:] = part * taps[here, :1]
                 for j in range(early + 1):
                     span = slice(early - j, early - j + time)
-                    back[:, here, span].addcmul_(part, taps[here, j : j + 1])
+                    if j:
+                        back[:, here, span].addcmul_(part, taps[here, j : j + 1])
                     for_taps[here, j] = (part * whole[:, here, span]).sum((0, 2))
             first += size
         for size, grad in zip(unseen, grad_outputs[len(seen) :], strict=True):
@@ -84,7 +87,8 @@ def drive_cost(
     name: str, batch: int, time: int, dim: int, taps: int, seen: int, unseen: int
 ) -> Cost:
     """The product, and a multiply-add a tap (the first a product). Back: two products and the sum
-    of the weight's gradient over rows; for each tap a multiply-add, a product and its sum."""
+    of the weight's gradient over rows; for each tap a multiply-add (the first a
+    product), a product and its sum."""
     columns, numbers = batch * (time + taps - 1), batch * seen * time
     product = cost.linear("product", columns, dim, seen + unseen, bias=False)
     return Cost.total(
@@ -95,7 +99,7 @@ def drive_cost(
             "short convolution",
             numbers,
             forward=2 * taps - 1,
-            backward=4 * taps,
+            backward=4 * taps - 1,
             macs=taps,
         ),
     )
