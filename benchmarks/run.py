@@ -19,6 +19,7 @@ SCRIPTS = (
     "frame_seams.py",
     "mixers_speed.py",
     "mqar.py",
+    "long_context.py",
 )
 
 
