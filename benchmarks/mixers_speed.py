@@ -1,12 +1,15 @@
 """How fast each mixer is, module against module, projections included, by length.
 
-    python benchmarks/mixers_speed.py [--lengths 512 2048 …] [--seconds 60]
+    python benchmarks/mixers_speed.py [--lengths 512 2048 …] [--seconds 60] [--arms …]
 
-Forward without gradients, training step (forward and backward), and decoding one token after so
-many; d=256, 4 heads, all parts on, fp32, one row, pinned threads, all arms of a length in turns. A
-cell that would take longer than `--seconds` is not run: it is extrapolated from the two lengths
-before it by the growth of the arm's counted FLOPs, and marked. Goes on where it was interrupted;
-writes `benchmarks/results/mixers-speed-DATE.json` and a plot beside it.
+Forward without gradients, training step (forward and backward), decoding one token after so many,
+and the peak memory of a forward above what was in use; d=256, 4 heads, all parts on, fp32, one row,
+pinned threads, all arms of a length in turns. Beside our mixers stand those of transformers
+(`peers.py`: Mamba-2, gated DeltaNet, xLSTM, lightning attention, RWKV-4, their own CPU paths), as
+wide as makes their parameters those of `spectral_layer`. A cell that would take longer than
+`--seconds` is not run: it is extrapolated from the longest length measured by the growth of the
+arm's counted FLOPs (a peer's: of the length), and marked. Goes on where it was interrupted; writes
+`benchmarks/results/mixers-speed-DATE.json` and a plot beside it.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peak_memory import peak_megabytes
+from peers import PEERS, Peer, matched, parameters_of
 from tqdm import tqdm
 
 import undense.mixers  # noqa: F401  (registers the mixers)
@@ -30,6 +35,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DIM = 256
 LENGTHS = [512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072, 200_000]
 LONGEST_STEP = 32_768  # a training step beyond it is a question of memory, not of speed
+TOKENS = 64  # decoded in a row, so that what is done once a chunk is counted once
+PREFILL = 2048  # tokens before a peer's decoding: its state does not grow, and its prefill is slow
 
 
 def forward(mixer: SequenceMixer, length: int) -> Callable[[], object]:
@@ -63,12 +70,17 @@ def decode(mixer: SequenceMixer, length: int) -> Callable[[], object]:
                 for slot, s in zip(mixer.layout(), state, strict=True)
             )
             state = (torch.full((1,), length), *state[1:])
+        elif isinstance(mixer, Peer):
+            state = mixer(torch.randn(1, min(length, PREFILL), DIM))[1]
         else:
             state = mixer(torch.randn(1, length, DIM))[1]
 
     def run() -> object:
+        after = state
         with torch.no_grad():
-            return mixer(token, state)[0]
+            for _ in range(TOKENS):
+                _, after = mixer(token, after)
+        return after
 
     return run
 
@@ -82,12 +94,26 @@ def expected(cells: dict[str, Any], mixer: SequenceMixer, length: int) -> float 
     if not known:
         return None
     longest = max(known)
-    growth = mixer.cost(1, length).forward / mixer.cost(1, longest).forward
+    growth = length / longest
+    if not isinstance(mixer, Peer):
+        growth = mixer.cost(1, length).forward / mixer.cost(1, longest).forward
     return cells[str(longest)]["median_ms"] * growth
 
 
-def measure(result: dict[str, Any], path: Path, lengths: list[int], seconds: float) -> None:
-    built = {name: build(DIM, default(name)) for name in mixers()}
+def arms_of(names: list[str]) -> dict[str, SequenceMixer]:
+    """Our mixers with their defaults, peers as large as `spectral_layer`."""
+    size = parameters_of(build(DIM, default("spectral_layer")))
+    return {
+        name: build(DIM, matched(name, DIM, 4, size) if name in PEERS else default(name))
+        for name in names
+    }
+
+
+def measure(
+    result: dict[str, Any], path: Path, lengths: list[int], seconds: float, names: list[str]
+) -> None:
+    built = arms_of(names)
+    result["parameters"] = {name: parameters_of(mixer) for name, mixer in built.items()}
     todo = [(kind, length) for kind in KINDS for length in lengths]
     for kind, length in tqdm(todo, desc="cells"):
         if kind == "training step" and length > LONGEST_STEP:
@@ -106,7 +132,13 @@ def measure(result: dict[str, Any], path: Path, lengths: list[int], seconds: flo
             rounds = 9 if length <= 4096 else 3 if length <= 32_768 else 2
             for name, timing in interleaved(arms, rounds=rounds, warmup=1).items():
                 cell = timing.to_dict() | {"extrapolated": False}
+                if kind == "decode":
+                    cell["median_ms"] = timing.median_ms / TOKENS
+                    cell["iqr_ms"] = [ms / TOKENS for ms in timing.iqr_ms]
                 result["arms"][kind][name][str(length)] = cell
+                if kind == "forward":
+                    megabytes = peak_megabytes(forward(built[name].eval(), length))
+                    result["peak_mb"].setdefault(name, {})[str(length)] = megabytes
         write_json(path, result)
 
 
@@ -141,25 +173,30 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--seconds", type=float, default=60, help="the most that one cell may take")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--arms", nargs="+", default=mixers(), choices=mixers())
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     today = datetime.date.today().isoformat()
     path = ROOT / "benchmarks" / "results" / f"mixers-speed-{today}.json"
-    result: dict[str, Any] = {"arms": {}}
+    result: dict[str, Any] = {"arms": {}, "peak_mb": {}}
     if path.exists():
         result = json.loads(path.read_text())
+    result.setdefault("peak_mb", {})
     result |= {
         "created": today,
         "command": "python benchmarks/mixers_speed.py",
         "environment": environment(),
         "dim": DIM,
     }
-    measure(result, path, options.lengths, options.seconds)
+    measure(result, path, options.lengths, options.seconds, options.arms)
     plot(result, path.with_suffix(".png"))
     for kind, arms in result["arms"].items():
         print(kind)
         for name, cells in arms.items():
             print(f"  {name:20}", *(f"{n}: {c['median_ms']:.2f}" for n, c in cells.items()))
+    print("peak memory of a forward, MB")
+    for name, cells in result["peak_mb"].items():
+        print(f"  {name:20}", *(f"{n}: {mb:.0f}" for n, mb in cells.items()))
 
 
 if __name__ == "__main__":

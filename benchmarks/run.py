@@ -22,6 +22,7 @@ SCRIPTS = (
     "frame_seams.py",
     "mixers_speed.py",
     "mqar.py",
+    "long_context.py",
 )
 
 

@@ -14,6 +14,7 @@ from undense.convert import registration
 
 if TYPE_CHECKING:
     from undense.contract import Config, Cost, DenseFFN, FFNComponent, Statistics
+    from undense.convert.attention import convert_mixers_
     from undense.convert.convert import convert_, plan
     from undense.convert.ffns import load_adapters_, load_ffns_, save_adapters, save_ffns
     from undense.convert.folders import load, save
@@ -63,6 +64,7 @@ _HOMES: dict[str, str] = {
     "UndenseError": "undense.errors",
     "add_lora_": "undense.train.lora",
     "convert_": "undense.convert.convert",
+    "convert_mixers_": "undense.convert.attention",
     "count_flops": "undense.measure.flops",
     "flop_counter": "undense.measure.flops",
     "load": "undense.convert.folders",
@@ -99,6 +101,7 @@ __all__ = [
     "UndenseError",
     "add_lora_",
     "convert_",
+    "convert_mixers_",
     "count_flops",
     "flop_counter",
     "load",

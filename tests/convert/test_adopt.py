@@ -38,7 +38,7 @@ def test_a_swap_by_hand_is_saved_as_what_it_is(make, family, prompt, tmp_path, c
     wanted = model(prompt).logits
     model.save_pretrained(tmp_path)
     assert model_type(tmp_path) == f"undense_{family}"
-    assert "holds 2 undense FFNs" in caplog.text
+    assert "holds 2 undense FFNs or mixers" in caplog.text
     assert torch.equal(AutoModelForCausalLM.from_pretrained(tmp_path)(prompt).logits, wanted)
 
 

@@ -42,7 +42,7 @@ def test_the_parallel_plan_speaks_of_no_projection_that_is_gone():
     assert not any("mlp" in key for key in plan)
 
 
-@pytest.mark.parametrize("record", [{"format": 2, "ffns": {}}, {"format": 1}, ["h.0.mlp"]])
+@pytest.mark.parametrize("record", [{"format": 3, "ffns": {}}, {"format": 1}, ["h.0.mlp"]])
 def test_a_record_of_another_format_is_refused(record):
     config = recording(GPT2Config(), RECORD)
     config.undense = record

@@ -158,3 +158,11 @@ def test_a_7b_model_is_planned_in_seconds_without_memory_and_registering_costs_n
     assert peak < 1e9
     assert known == "UndenseLlamaConfig"
     assert guarded
+
+
+def test_a_spectral_model_may_be_the_first_thing_that_a_process_asks_for():
+    code = "import undense; print(undense.SpectralModel.__name__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.stdout.strip() == "SpectralModel", done.stderr

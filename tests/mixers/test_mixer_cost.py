@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mixer_variants import DIM, SPECTRAL, TIME, every_config, label, variants
+from mixer_variants import DIM, SPECTRAL, TIME, every_config
 
 from undense.measure.flops import count_flops
 from undense.mixing import MixerConfig, abstract_cost, build, default
+from undense.ops import spectral_mixer
 
 
 @every_config
@@ -23,18 +24,42 @@ def test_cost_equals_the_counted_flops(config: MixerConfig, causal: bool) -> Non
         assert count.dispatched == mixer.cost(2, TIME).forward
         if not causal:
             return
-        _, state = mixer(x)
-        for length in (1, 3):
-            count = count_flops(lambda n=length: mixer(x[:, :n], state))
-            assert count.dispatched == mixer.cost(2, length, past=TIME).forward
+        for past in (TIME, 16):  # inside a chunk, and at the start of one
+            _, state = mixer(x[:, :past])
+            for length in (1, 3):
+                count = count_flops(lambda n=length, s=state: mixer(x[:, :n], s))
+                assert count.dispatched == mixer.cost(2, length, past=past).forward
 
 
-@pytest.mark.parametrize("config", [c for c in variants() if c.component == "attention"], ids=label)
-def test_backward_cost_of_attention_equals_the_counted_flops(config: MixerConfig) -> None:
-    mixer = build(DIM, config)
-    x = torch.randn(2, TIME, DIM, requires_grad=True)
+@every_config
+@pytest.mark.parametrize("causal", [True, False])
+def test_backward_cost_equals_the_counted_flops(config: MixerConfig, causal: bool) -> None:
+    if not causal and getattr(config, "window", None):
+        return
+    mixer = build(DIM, config.replace(causal=causal)).eval()
+    for time in (TIME, 32, 5):  # a chunk that is not full, full chunks, one chunk
+        x = torch.randn(2, time, DIM, requires_grad=True)
+        count = count_flops(lambda x=x: mixer(x)[0].sum(), backward=True)
+        assert not count.uncounted
+        assert count.backward == mixer.cost(2, time).backward
+
+
+def test_costs_of_a_kernel_that_runs_by_transforms() -> None:
+    mixer = build(DIM, default("hierarchical_fft", taps=200)).eval()
+    x = torch.randn(1, 70, DIM, requires_grad=True)
     count = count_flops(lambda: mixer(x)[0].sum(), backward=True)
-    assert count.backward == mixer.cost(2, TIME).backward
+    assert count.backward == mixer.cost(1, 70).backward
+
+
+@pytest.mark.parametrize("name", SPECTRAL)
+def test_backward_cost_of_several_segments_leaves_out_less_than_a_hundredth(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spectral_mixer, "SEGMENT", 256)
+    mixer = build(64, default(name)).eval()
+    x = torch.randn(1, 1024, 64, requires_grad=True)
+    count = count_flops(lambda: mixer(x)[0].sum(), backward=True)
+    assert 0.99 <= mixer.cost(1, 1024).backward / count.backward <= 1.01
 
 
 @pytest.mark.parametrize("name", SPECTRAL)

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import io
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mixer_variants import DIM, TIME, distance, every_config, in_pieces, randomised
+from mixer_variants import (
+    DIM,
+    SHORT,
+    SPECTRAL,
+    TIME,
+    distance,
+    every_config,
+    in_pieces,
+    randomised,
+)
 
-from undense.mixing import MixerConfig, build
+from undense.mixing import MixerConfig, build, default
+from undense.ops import spectral_mixer
 
 
 @every_config
@@ -100,3 +111,33 @@ def test_the_initial_state_is_the_state_of_nothing(config: MixerConfig) -> None:
     with torch.no_grad():
         given_state, _ = mixer(x, mixer.initial_state(2))
         assert distance(given_state, mixer(x)[0]) <= 1e-6
+
+
+@pytest.mark.parametrize("name", SPECTRAL)
+@pytest.mark.parametrize("masked", [False, True])
+def test_segments_of_one_call_are_one_function(
+    name: str, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixer = randomised(default(name, **SHORT[name]), torch.float64)
+    x = torch.randn(2, 53, DIM, dtype=torch.float64, requires_grad=True)
+    mask = torch.rand(2, 53) > 0.3 if masked else None
+    found = []
+    for segment in (2048, 16):
+        monkeypatch.setattr(spectral_mixer, "SEGMENT", segment)
+        y, state = mixer(x, None, mask)
+        (gradient,) = torch.autograd.grad(y.square().sum(), x)
+        found.append((y, gradient, *state))
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", SPECTRAL)
+def test_going_on_at_a_chunks_start_needs_no_offset(name: str) -> None:
+    mixer = randomised(default(name, **SHORT[name]), torch.float64)
+    x = torch.randn(2, 40, DIM, dtype=torch.float64)
+    with torch.no_grad():
+        whole, after = mixer(x)
+        pieces, state = in_pieces(mixer, x, [16, 32])
+    assert distance(pieces, whole) <= 1e-10
+    for one, other in zip(state, after, strict=True):
+        assert torch.allclose(one, other, rtol=1e-8, atol=1e-10)

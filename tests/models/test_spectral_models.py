@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 import undense
 from undense.errors import UndenseError
 from undense.mixing import mixers
+from undense.models import spectral
 from undense.models.cache import SpectralCache
 from undense.models.config import PRESETS, SpectralConfig
 from undense.models.spectral import SpectralForCausalLM
@@ -91,6 +92,21 @@ def test_a_cache_goes_through_a_file_in_mid_generation(
         rest = model(ids[:, 7:], past_key_values=cache)
     assert torch.allclose(rest.logits, whole[:, 7:], atol=1e-5)
     assert cache.get_seq_length() == 11
+
+
+def test_a_long_text_in_pieces_is_the_same_text(
+    model: SpectralForCausalLM, ids: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = torch.ones_like(ids)
+    mask[0, :4] = 0
+    with torch.no_grad():
+        for given in (None, mask):
+            whole = model(ids, attention_mask=given, use_cache=True)
+            monkeypatch.setattr(spectral, "PREFILL", 4)
+            pieces = model(ids, attention_mask=given, use_cache=True)
+            monkeypatch.undo()
+            assert torch.allclose(pieces.logits, whole.logits, atol=1e-5)
+            assert pieces.past_key_values.get_seq_length() == 11
 
 
 def test_one_cache_continues_two_texts(model: SpectralForCausalLM, ids: torch.Tensor) -> None:

@@ -24,6 +24,9 @@ class Options:
     """The folder to write; it must not exist yet."""
     ffn: Annotated[str, tyro.conf.arg(metavar="SPEC")] = ConvertSettings.ffn
     """What replaces the dense FFNs (see `undense ls`)."""
+    mixer: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """A causal sequence mixer to stand for every self-attention, from random weights (GPT-2 and the
+    layouts of Llama): spectral_layer, hierarchical_fft and so on, or its config as JSON."""
     targets: TargetOption = None
     """Which FFNs: ends of their paths, globs, re:REGEX, or layers such as 3 or 0-5."""
     exclude: TargetOption = None
@@ -42,6 +45,7 @@ class Options:
         return ConvertSettings(
             model=self.model,
             ffn=self.ffn,
+            mixer=self.mixer,
             targets=self.targets,
             exclude=self.exclude,
             data=self.text.settings(calibration_blocks=self.calibration_blocks),

@@ -28,18 +28,19 @@ def adopt_(model: PreTrainedModel) -> None:
     Classes of a model type of their own are left alone: they build what they hold. Raises
     `UndenseError` with the remedy for a model that could not be built again.
     """
+    from undense.convert.attention import find_mixers
     from undense.convert.classes import UndenseModel  # it imports every model family
     from undense.convert.settle import settle_
 
     converted = isinstance(model, UndenseModel)
-    found = find_components(model)
+    found = {**find_components(model), **find_mixers(model)}
     if not found and not converted:
         return
     if not converted:
         if not _is_stock_type(model.config.model_type):
             return
         logger.warning(
-            "%s holds %d undense FFNs: it is saved as such, and `import undense` loads it",
+            "%s holds %d undense FFNs or mixers: it is saved as such, `import undense` loads it",
             type(model).__name__,
             len(found),
         )

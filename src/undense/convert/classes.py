@@ -20,7 +20,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import undense.ffn  # noqa: F401  (registers the components that configs name)
 from undense.convert import strict
-from undense.convert.configs import NAME, config_class, recorded
+from undense.convert.attention import install_mixers
+from undense.convert.configs import NAME, config_class, recorded, recorded_mixers
 from undense.convert.families import FAMILIES, family
 from undense.convert.swap import install
 from undense.errors import UndenseError
@@ -35,6 +36,7 @@ class UndenseModel:
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__(config)  # type: ignore[call-arg]  (the stock class)
         install(cast(PreTrainedModel, self), recorded(config))
+        install_mixers(cast(PreTrainedModel, self), recorded_mixers(config))
 
     @classmethod
     def from_pretrained(

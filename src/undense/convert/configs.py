@@ -19,7 +19,7 @@ from undense.convert.families import FAMILIES, PREFIX, Family, family
 from undense.errors import UndenseError
 
 NAME = "Undense"
-FORMAT = 1
+FORMAT = 1  # of a model with FFNs; with mixers in it one more, which an older version refuses
 
 
 def config_class(kind: Family) -> type[PreTrainedConfig]:
@@ -45,25 +45,44 @@ def recorded(config: PreTrainedConfig) -> dict[str, dict[str, Any]]:
 
     Raises `UndenseError` for a record of another format.
     """
+    return _record(config).get("ffns", {})
+
+
+def recorded_mixers(config: PreTrainedConfig) -> dict[str, dict[str, Any]]:
+    """The same of the mixers that stand for an attention."""
+    return _record(config).get("mixers", {})
+
+
+def _record(config: PreTrainedConfig) -> Mapping[str, Any]:
     record = getattr(config, "undense", None)
     if record is None:
         return {}
-    if not isinstance(record, Mapping) or record.get("format") != FORMAT or "ffns" not in record:
+    formats = {FORMAT, FORMAT + 1}
+    if not isinstance(record, Mapping) or record.get("format") not in formats:
+        record = {"of another format": record}
+    if "ffns" not in record:
         raise UndenseError(
             f"config.json: 'undense' must be {{'format': {FORMAT}, 'ffns': …}}, got"
             f" {str(record)[:80]}; a later version of undense may have written it"
         )
-    return record["ffns"]
+    return record
 
 
-def recording(config: PreTrainedConfig, ffns: Mapping[str, Mapping[str, Any]]) -> PreTrainedConfig:
-    """A copy of `config` that records `ffns`; without any, of the stock config class."""
+def recording(
+    config: PreTrainedConfig,
+    ffns: Mapping[str, Mapping[str, Any]],
+    mixers: Mapping[str, Mapping[str, Any]] | None = None,
+) -> PreTrainedConfig:
+    """A copy of `config` that records both; without any, of the stock config class."""
     kind = family(config.model_type)
     changed = copy.deepcopy(config)
     # The fields are the same, and a constructor would drop what users added.
-    changed.__class__ = config_class(kind) if ffns else CONFIG_MAPPING[kind.model_type]
+    changed.__class__ = config_class(kind) if ffns or mixers else CONFIG_MAPPING[kind.model_type]
     changed.__dict__.pop("undense", None)
-    if ffns:
+    if mixers:
+        record = {"format": FORMAT + 1, "ffns": dict(ffns), "mixers": dict(mixers)}
+        changed.__dict__["undense"] = record
+    elif ffns:
         changed.__dict__["undense"] = {"format": FORMAT, "ffns": dict(ffns)}
     return changed
 

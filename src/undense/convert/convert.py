@@ -96,7 +96,7 @@ def plan(
 
     `model`: a model, its config, or a folder or hub name, of which only `config.json` is read.
     """
-    whole = model if isinstance(model, PreTrainedModel) else _skeleton(model)
+    whole = model if isinstance(model, PreTrainedModel) else skeleton(model)
     return _result(whole, _plans(chosen(whole, targets, exclude), ffn), "none", 0)
 
 
@@ -120,7 +120,7 @@ def chosen(model: PreTrainedModel, targets: Targets | None, exclude: Targets | N
     return [sites[name] for name in names]
 
 
-def _skeleton(source: PreTrainedConfig | str | Path) -> PreTrainedModel:
+def skeleton(source: PreTrainedConfig | str | Path) -> PreTrainedModel:
     """The model of a config, without memory; its folder's weights are not read."""
     if not isinstance(source, PreTrainedConfig):
         with strict.readable(source):

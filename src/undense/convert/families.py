@@ -56,6 +56,7 @@ class Family:
     while a component stands there. `activation`: key of the config. `kind`: what it is fed.
     `optional`: parts of the base model that only some heads have, or heads beside it. `shifted`:
     positions are numbered from behind the padding token's number, so that there are fewer.
+    `attention`: path of the self-attention whose place a sequence mixer can take, if one can.
     """
 
     model_type: str
@@ -67,6 +68,7 @@ class Family:
     kind: Kind = "causal"
     optional: tuple[str, ...] = ()
     shifted: bool = False
+    attention: str | None = None
 
     @property
     def seats(self) -> tuple[str, ...]:
@@ -87,6 +89,10 @@ class Family:
         """The same by the path of the module that owns it."""
         return _layer(self.places, key)
 
+    def attention_layer(self, key: str) -> int | None:
+        """The layer of a self-attention by its path in the base model; None where none stands."""
+        return None if self.attention is None else _layer((self.attention,), key)
+
     def owner(self, name: str) -> str:
         """The path of the owner of the FFN that stands at the path `name`."""
         return name.removesuffix(f".{self.chain[0]}") if self.chain else name
@@ -105,9 +111,16 @@ def _layer(patterns: tuple[str, ...], key: str) -> int | None:
     return None
 
 
-def _llama_like(model_type: str, owner: str, activation: str = "hidden_act") -> Family:
+def _llama_like(
+    model_type: str,
+    owner: str,
+    activation: str = "hidden_act",
+    attention: str | None = "layers.{}.self_attn",
+) -> Family:
     weights = Projections(owner=owner, up="up_proj", gate="gate_proj", down="down_proj")
-    return Family(model_type=model_type, projections=(weights,), activation=activation)
+    return Family(
+        model_type=model_type, projections=(weights,), activation=activation, attention=attention
+    )
 
 
 def _bert_like(model_type: str, owner: str, *, shifted: bool) -> Family:
@@ -130,6 +143,7 @@ FAMILIES: dict[str, Family] = {
             projections=(Projections(owner="GPT2MLP", up="c_fc", down="c_proj", transposed=True),),
             places=("h.{}.mlp",),
             activation="activation_function",
+            attention="h.{}.attn",
         ),
         Family(
             model_type="gptj",
@@ -141,9 +155,9 @@ FAMILIES: dict[str, Family] = {
         _llama_like("mistral", "MistralMLP"),
         _llama_like("qwen2", "Qwen2MLP"),
         _llama_like("qwen3", "Qwen3MLP"),
-        _llama_like("gemma", "GemmaMLP"),
-        _llama_like("gemma2", "Gemma2MLP", "hidden_activation"),
-        _llama_like("gemma3_text", "Gemma3MLP", "hidden_activation"),
+        _llama_like("gemma", "GemmaMLP", attention=None),
+        _llama_like("gemma2", "Gemma2MLP", "hidden_activation", None),
+        _llama_like("gemma3_text", "Gemma3MLP", "hidden_activation", None),
         Family(
             model_type="phi3",
             projections=(

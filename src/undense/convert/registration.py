@@ -43,6 +43,8 @@ def _guard() -> None:
     adopt.guard()
 
 
+OURS = ("transformers", "undense.convert.", "undense.models.")
+
 STEPS: dict[str, Callable[[], None]] = {
     "transformers.models.auto.configuration_auto": _configs,
     "transformers.models.auto.modeling_auto": _models,
@@ -55,7 +57,7 @@ class _AfterImport(importlib.abc.MetaPathFinder):
     """Lets the other finders find a file of transformers, and runs the steps that it concerns.
 
     A step waits until no file of transformers is half executed: they import one another in circles.
-    Nor may one of this folder be, which the step itself may need.
+    Nor may one of ours be that a step itself may need.
     """
 
     def __init__(self) -> None:
@@ -65,7 +67,7 @@ class _AfterImport(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if not self.steps or not fullname.startswith(("transformers", "undense.convert.")):
+        if not self.steps or not fullname.startswith(OURS):
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
         found = (finder.find_spec(fullname, path, target) for finder in others)

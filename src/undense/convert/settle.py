@@ -1,4 +1,4 @@
-"""Making a model's class and config say which FFNs it holds: saving and loading follow."""
+"""Making a model's class and config say which FFNs and mixers it holds: saving follows."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import cast
 from transformers import PreTrainedModel
 
 from undense.contract import FFNComponent
+from undense.convert.attention import find_mixers
 from undense.convert.classes import model_class, stock_class
 from undense.convert.configs import recording
 from undense.convert.families import family
@@ -27,11 +28,15 @@ def settle_(model: PreTrainedModel) -> None:
         key = base_key(model, name)
         _require_rebuildable(model, name, key, component)
         ffns[key] = component.config.to_dict()
+    mixers = {
+        base_key(model, name): site.mixer.config.to_dict()
+        for name, site in find_mixers(model).items()
+    }
     stock = stock_class(model)
-    cls = model_class(stock) if ffns else stock
+    cls = model_class(stock) if ffns or mixers else stock
     base = cast(PreTrainedModel, model.base_model)
     old = (model.config, base.config)
-    new = recording(model.config, ffns)
+    new = recording(model.config, ffns, mixers)
     for module in model.modules():
         for attribute, value in vars(module).items():
             if any(value is config for config in old):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,10 @@ from undense.mixing import SequenceMixer
 from undense.models.block import SpectralBlock
 from undense.models.cache import SpectralCache
 from undense.models.config import SpectralConfig
+
+# Tokens that go through all layers together where no gradient is wanted: the memory of a long text
+# is then that of its last hidden states.
+PREFILL = 4096
 
 
 class SpectralPreTrainedModel(PreTrainedModel):
@@ -89,18 +93,42 @@ class SpectralModel(SpectralPreTrainedModel):
         cache = self._cache(past_key_values, use_cache)
         mask = _chunk_mask(attention_mask, inputs_embeds.shape[1])
         x = self.dropout(inputs_embeds)
-        seen = [x]
+        seen: list[Tensor] | None = [] if output_hidden_states else None
+        if x.shape[1] > PREFILL and seen is None and self._streams():
+            cache = SpectralCache(len(self.layers)) if cache is None else cache
+            masks = [None] * x.shape[1] if mask is None else mask.split(PREFILL, 1)
+            pieces = zip(x.split(PREFILL, 1), masks, strict=False)
+            x = torch.cat([self._through(piece, cache, part, None) for piece, part in pieces], 1)
+        else:
+            x = self._through(x, cache, mask, seen)
+        return BaseModelOutputWithPast(
+            last_hidden_state=x,
+            past_key_values=cache if use_cache else None,
+            hidden_states=None if seen is None else (*seen, x),
+        )
+
+    def _through(
+        self, x: Tensor, cache: SpectralCache | None, mask: Tensor | None, seen: list[Tensor] | None
+    ) -> Tensor:
+        """All layers and the norm; what enters each layer goes into `seen`."""
         for number, block in enumerate(self.layers):
+            if seen is not None:
+                seen.append(x)
             state = None if cache is None else cache.layers[number].state
             x, state = block(x, state, mask)
             if cache is not None:
                 cache.layers[number].advance(state, x.shape[1])
-            seen.append(x)
-        x = self.norm(x)
-        return BaseModelOutputWithPast(
-            last_hidden_state=x,
-            past_key_values=cache if use_cache else None,
-            hidden_states=(*seen[:-1], x) if output_hidden_states else None,
+        return self.norm(x)
+
+    def _streams(self) -> bool:
+        """Whether a long text can go through all layers piece by piece: without gradients, with
+        states that do not grow, and FFNs that see one token at a time."""
+        mixers = [cast(SpectralBlock, block).mixer for block in self.layers]
+        ffns = [cast(SpectralBlock, block).ffn for block in self.layers]
+        return (
+            not torch.is_grad_enabled()
+            and all(0 not in slot.shape for mixer in mixers for slot in mixer.layout())
+            and all(ffn.config.token_local for ffn in ffns)
         )
 
     def _cache(self, given: Cache | None, use_cache: bool) -> SpectralCache | None:

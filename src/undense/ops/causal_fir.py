@@ -1,9 +1,12 @@
-"""One-sided filters along time, one a channel: short ones directly, long ones by overlap-save.
+"""One-sided filters along time, one a channel: their kernels, and long ones by overlap-save.
 
-y[t] = sum_{j < taps} kernel[j] x[t - j]; the taps - 1 inputs before the chunk are its state.
+y[t] = sum_{j < taps} kernel[j] x[t - j]; time is last, and the taps - 1 inputs before the chunk are
+its state.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -13,69 +16,53 @@ from undense.cost import Cost
 from undense.ops.windows import BANDS, WindowMix, octave_of_bins
 
 
-def direct(joined: Tensor, kernel: Tensor) -> Tensor:
-    """`joined` (batch, taps - 1 + time, channels), the state and the chunk; `kernel` (taps,
-    channels) -> (batch, time, channels)."""
-    taps, channels = kernel.shape
-    weight = kernel.flip(0).T.reshape(channels, 1, taps, 1)
-    columns = joined.transpose(1, 2)[..., None]  # a picture one pixel wide, channels last
-    return nn.functional.conv2d(columns, weight, groups=channels)[..., 0].transpose(1, 2)
-
-
-def direct_cost(name: str, tokens: int, taps: int, channels: int) -> Cost:
-    """A multiply-add a tap."""
-    numbers = tokens * channels
-    return Cost(
-        name=name,
-        forward=2 * taps * numbers,
-        useful=2 * taps * numbers,
-        macs=taps * numbers,
-        weights=taps * channels,
-        activations=2 * numbers,
-    )
-
-
 def frame_of(taps: int) -> int:
     """Length of the transforms, a power of two of which at least half is useful. Longer frames
     would spread rounding further back than a token reaches; shorter ones waste work."""
     return max(256, 1 << (2 * taps - 1).bit_length())
 
 
-def overlap_save(before: Tensor, x: Tensor, kernel: Tensor) -> Tensor:
-    """As `direct`, of `before` (batch, taps - 1, channels) and `x` (batch, time, channels), by real
-    transforms of frames of which the first taps - 1 samples are dropped.
+def overlap_save(joined: Tensor, kernel: Tensor) -> Tensor:
+    """The filter by real transforms of frames of which the first taps - 1 samples are dropped.
+
+    `joined` (batch, channels, taps - 1 + time), the state and the chunk; `kernel` (channels,
+    taps) -> (batch, channels, time).
 
     Source: Oppenheim & Schafer, Discrete-Time Signal Processing, overlap-save. O(log taps) a token.
     """
-    taps = kernel.shape[0]
-    batch, time, channels = x.shape
+    taps = kernel.shape[1]
+    time = joined.shape[-1] - taps + 1
+    frame, hop, frames = _frames(time, taps)
+    padded = nn.functional.pad(joined, (0, frames * hop - time))
+    spectra = torch.fft.rfft(padded.unfold(-1, frame, hop))  # time -> frequency
+    response = torch.fft.rfft(kernel, n=frame)[:, None]
+    filtered = torch.fft.irfft(spectra * response, n=frame)[..., taps - 1 :]
+    return filtered.flatten(-2)[..., :time]
+
+
+def _frames(time: int, taps: int) -> tuple[int, int, int]:
+    """Length of a frame, samples from one to the next, number of frames."""
     frame = min(frame_of(taps), 1 << (time + taps - 2).bit_length())
     hop = frame - taps + 1
-    frames = -(-time // hop)
-    silence = x.new_zeros(batch, frames * hop - time, channels)
-    padded = torch.cat([before, x, silence], 1)
-    spectra = torch.fft.rfft(padded.unfold(1, frame, hop))  # time -> frequency
-    response = torch.fft.rfft(kernel.T, n=frame)
-    filtered = torch.fft.irfft(spectra * response, n=frame)[..., taps - 1 :]
-    return filtered.transpose(2, 3).flatten(1, 2)[:, :time]
+    return frame, hop, -(-time // hop)
 
 
 def overlap_save_cost(name: str, batch: int, time: int, taps: int, channels: int) -> Cost:
     """Both transforms of every frame, the product between them, and the kernel's transform."""
-    frame = min(frame_of(taps), 1 << (time + taps - 2).bit_length())
-    frames = batch * -(-time // (frame - taps + 1)) * channels
-    bins = frame // 2 + 1
+    frame, _, frames = _frames(time, taps)
+    frames, bins = frames * batch * channels, frame // 2 + 1
     return Cost.total(
         name,
-        cost.real_fft("kernel to response", channels, frame),
-        cost.real_fft("frames to spectra", frames, frame),
-        cost.elementwise("response", frames * bins, forward=6, macs=4),
-        cost.real_fft("spectra to frames", frames, frame),
+        fft_cost("kernel to response", channels, frame),
+        fft_cost("frames to spectra", frames, frame),
+        cost.elementwise("response", frames * bins, forward=6, backward=6 + 6 + 2, macs=4),
+        inverse_fft_cost("spectra to frames", frames, frame),
+        cost.gather("frames", frames * frame),
     )
 
 
 class BandedKernel(nn.Module):
-    """kernel = window * sum_b scale[head, b] octave_b(raw): (taps, channels), one-sided.
+    """kernel = window * sum_b scale[head, b] octave_b(raw): (channels, taps), one-sided.
 
     The octaves are those of the discrete Fourier transform of `raw`; the window (its decreasing
     half) comes after them, so that whatever the scales are, no tap looks ahead.
@@ -87,32 +74,46 @@ class BandedKernel(nn.Module):
         super().__init__()
         self.taps = taps
         self.channels = channels
-        decay = torch.exp(-4 * torch.arange(taps) / taps)[:, None]
-        self.raw = nn.Parameter(torch.randn(taps, channels) * decay * taps**-0.5)
+        decay = torch.exp(-4 * torch.arange(taps) / taps)
+        self.raw = nn.Parameter(torch.randn(channels, taps) * decay * taps**-0.5)
         self.scale = nn.Parameter(torch.ones(heads, BANDS))
         self.window = WindowMix(taps, half=True)
         self.register_buffer("octave", octave_of_bins(taps))
 
     def forward(self) -> Tensor:
         raw = self.raw.float() if self.raw.dtype != torch.float64 else self.raw
-        scale = self.scale.to(raw.dtype)[:, self.octave]  # (heads, bins)
-        scale = scale.repeat_interleave(self.channels // len(self.scale), 0).T
-        spectrum = torch.fft.rfft(raw, dim=0) * scale
-        return torch.fft.irfft(spectrum, n=self.taps, dim=0) * self.window().to(raw.dtype)[:, None]
+        scale = self.scale.to(raw.dtype)[:, None, self.octave]  # (heads, 1, bins)
+        spectrum = torch.fft.rfft(raw).unflatten(0, (len(scale), -1)) * scale
+        kernel = torch.fft.irfft(spectrum, n=self.taps).flatten(0, 1)
+        return kernel * self.window().to(raw.dtype)
 
     def cost(self, name: str) -> Cost:
         numbers = self.taps * self.channels
         bins = (self.taps // 2 + 1) * self.channels
         return Cost.total(
             name,
-            cost.real_fft("analysis", self.channels, self.taps),
-            cost.elementwise("band scales", bins, forward=2),
-            cost.real_fft("synthesis", self.channels, self.taps),
+            fft_cost("analysis", self.channels, self.taps),
+            cost.elementwise("band scales", bins, forward=2, backward=2 + 6 + 1),
+            cost.gather("bands of bins", len(self.scale) * (self.taps // 2 + 1)),
+            inverse_fft_cost("synthesis", self.channels, self.taps),
             window_cost("window", self.taps),
-            cost.elementwise("windowing", numbers),
+            cost.elementwise("windowing", numbers, backward=3),
         )
 
 
 def window_cost(name: str, length: int) -> Cost:
     """Softmax of three numbers, the floor, and the mix of three shapes."""
-    return cost.elementwise(name, 1, forward=5 * 3 + 3 + 3 + 3 + 6 * length, macs=3 * length)
+    forward, backward = 5 * 3 + 3 + 3 + 3 + 6 * length, 6 * length + 3 + 4 * 3
+    return cost.elementwise(name, 1, forward=forward, backward=backward, macs=3 * length)
+
+
+def fft_cost(name: str, rows: int, length: int) -> Cost:
+    """A real transform; autograd's way back is a complex one of the same length."""
+    forward = cost.real_fft(name, rows, length)
+    return replace(forward, backward=2 * forward.forward)
+
+
+def inverse_fft_cost(name: str, rows: int, length: int) -> Cost:
+    """Back, a real transform and the doubling of every bin that stands for two."""
+    forward = cost.real_fft(name, rows, length)
+    return replace(forward, backward=forward.forward + 2 * rows * ((length - 1) // 2))

@@ -1,7 +1,7 @@
 """The modes of a bank over chunks: features for the reading, and the fp64 state between chunks.
 
 With slots only the modes that are awake in a chunk are computed there: their features, their input
-and their output. One asleep only decays, once a chunk.
+and their output. One asleep only decays.
 """
 
 from __future__ import annotations
@@ -13,69 +13,117 @@ from torch import Tensor
 
 from undense import cost
 from undense.cost import Cost
-from undense.ops.chunk_scan import Features
-from undense.ops.modal_bank import ModalBank
-from undense.ops.padding import Grid
+from undense.ops.chunk_scan import Features, write, write_cost
+from undense.ops.modal_bank import ModalBank, ModeTables, Rates, times
+from undense.ops.slots import Slots
+
+Gates = tuple[Tensor, Tensor]
+"""Real and imaginary part, (batch, heads, bands, time) each."""
 
 
 @dataclass(frozen=True)
 class Awake:
-    """Which modes: `slots` (batch, chunks, heads, most) int64, and their `weights`, 1 or 0."""
+    """Which modes: `modes` (batch, heads, chunks, most) int64, and their `weights`, 1 or 0."""
 
-    slots: Tensor
+    modes: Tensor
     weights: Tensor
 
 
 def resonate(
     bank: ModalBank,
-    grid: Grid,
+    rates: Rates,
+    tables: ModeTables,
+    carry: tuple[Tensor, Tensor],
+    slots: Slots,
     values: Tensor,
     before: Tensor,
-    gates: Tensor | None,
+    gates: Gates | None,
     awake: Awake | None,
 ) -> tuple[Features, Tensor]:
     """Features of the modes in every chunk, and all modes after the last real token.
 
-    `values` (batch, chunks, heads, chunk, width), `before` fp64 (batch, heads, modes, 2, width),
-    `gates` (batch, chunks, heads, bands, 2, chunk), conjugated.
+    `values` (batch, heads, chunks, width, chunk), 0 where no token is; `before` and what is
+    returned fp64 (batch, heads, modes, 2, width); `carry`: of the bank, for so many chunks.
     """
-    batch, chunks, heads, chunk, width = values.shape
-    tables = bank.tables(chunk, values.dtype)
-    keys, queries, writes = tables.keys, tables.queries, tables.writes
-    turned = torch.stack([-queries[:, :, 1], queries[:, :, 0]], 2)  # times i
-    band = bank.band()
-    if awake is not None:
-        head = torch.arange(heads, device=values.device)[:, None]
-        keys, queries, writes, turned = (
-            table[head, awake.slots] for table in (keys, queries, writes, turned)
-        )
-        band = band[awake.slots]
+    batch, heads, chunks, width, chunk = values.shape
+    device = values.device
+    if awake is None:
+        modes = torch.arange(bank.modes, device=device).expand(batch, heads, chunks, -1)
+    else:
+        modes = awake.modes
+    head = torch.arange(heads, device=device)[:, None, None]
+    row = modes + head * bank.modes  # (batch, heads, chunks, most)
+    keys = tables.keys.index_select(0, row.flatten()).view(*row.shape[:3], -1, chunk)
+    queries = tables.queries if gates is not None else tables.queries[:, :1]
+    queries = queries.index_select(0, row.flatten()).view(*row.shape, -1, 2, chunk)
     if gates is not None:
-        index = band[..., None, None].expand(batch, chunks, heads, -1, 2, chunk)
-        real, imaginary = torch.take_along_dim(gates, index, 3).split(1, -2)
-        queries = torch.addcmul(queries * real, turned, imaginary)
+        bands = torch.stack([g.unflatten(-1, (chunks, chunk)) for g in gates], -2)
+        place = torch.arange(batch, device=device)[:, None, None, None] * heads + head
+        place = place * bands.shape[2] + bank.band()[modes]
+        place = place * chunks + torch.arange(chunks, device=device)[:, None]
+        turn = bands.flatten(0, 3).index_select(0, place.flatten()).view(*row.shape, 2, 1, chunk)
+        queries = torch.addcmul(
+            queries[..., 0, :, :] * turn[..., 0, :, :], queries[..., 1, :, :], turn[..., 1, :, :]
+        )
+    queries = queries.reshape(keys.shape)
+    written = write(keys, values).unflatten(3, (-1, 2))
     if awake is not None:
-        queries = queries * awake.weights[..., None, None]
-    flat = (batch, chunks, heads, -1, -1)
-    keys, queries, writes = (t.flatten(-3, -2).expand(flat) for t in (keys, queries, writes))
-    written = torch.matmul(writes, values).unflatten(3, (-1, 2)).double()
-    if awake is not None:
-        places = awake.slots[..., None, None].expand_as(written)
-        silent = written.new_zeros(batch, chunks, heads, bank.modes, 2, width)
-        written = silent.scatter(3, places, written * awake.weights[..., None, None])
-    if grid.offset is not None:
-        before = bank.wound_back(before, grid.offset)
-    ends = grid.ends(batch, values.device)
-    last = (ends + chunk - 1) // chunk  # the chunk behind each row's last token
-    states, after = _carry(
-        before, written, tables.turn, last if grid.ragged else None, values.dtype
+        weights = awake.weights[..., None, None]
+        queries = (queries.unflatten(3, (-1, 2)) * weights).flatten(3, 4)
+        written = written * weights
+    if slots.offset is not None:
+        before = bank.wound_back(rates, before, slots.offset)
+    sources, place = _sources(bank, written, before, row)
+    whole, last = torch.bmm(carry[0], sources), carry[1]
+    states = whole.view(-1, width).index_select(0, place).view(batch, heads, chunks, -1, width)
+    if slots.full:
+        rows = whole.unflatten(1, (2, -1))[:, :, -1].unflatten(-1, (batch, width))
+        after = _joined(before, last, rows.permute(2, 0, 1, 3))
+    else:
+        after = _after(bank, rates, slots, sources, before)
+    return Features(queries, keys, states), after
+
+
+def _joined(before: Tensor, ahead: Tensor, written: Tensor) -> Tensor:
+    """The start on its own way, and what was written (batch, heads * modes, 2, width)."""
+    return times(ahead, before) + written.reshape(before.shape).double()
+
+
+def _sources(
+    bank: ModalBank, written: Tensor, before: Tensor, row: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One matrix a mode and head, (heads * modes, 2 * (chunks + 1), batch * width): the state at
+    the start, then what each chunk wrote; and where in them, one place earlier, each number of
+    `written` (batch, heads, chunks, most, 2, width) goes. `row`: its mode and head."""
+    batch, heads, chunks, _, _, width = written.shape
+    device = written.device
+    pair = torch.arange(2, device=device)
+    place = (row[..., None] * 2 + pair) * (chunks + 1)
+    place = place + torch.arange(chunks, device=device)[:, None, None]
+    place = (place * batch + torch.arange(batch, device=device).view(-1, 1, 1, 1, 1)).flatten()
+    size = heads * bank.modes * 2 * (chunks + 1) * batch
+    first = torch.arange(0, size, (chunks + 1) * batch, device=device)
+    first = first + torch.arange(batch, device=device)[:, None]
+    sources = written.new_zeros(size, width).index_copy(
+        0,
+        torch.cat([first.flatten(), place + batch]),
+        torch.cat([before.to(written.dtype).flatten(0, 3), written.flatten(0, 4)]),
     )
-    if awake is not None:
-        places = awake.slots[..., None, None].expand(-1, -1, -1, -1, 2, width)
-        states = torch.take_along_dim(states, places, 3)
-    if grid.ragged or grid.packing.time % chunk:
-        after = bank.wound_back(after, last * chunk - ends)
-    return Features(queries.transpose(-1, -2), keys, states.flatten(3, 4)), after
+    return sources.view(heads * bank.modes, 2 * (chunks + 1), batch * width), place
+
+
+def _after(bank: ModalBank, rates: Rates, slots: Slots, sources: Tensor, before: Tensor) -> Tensor:
+    """The state after the last real token: what the chunks wrote, and in fp64 what was before."""
+    batch, width = len(before), before.shape[-1]
+    ends = slots.ends(batch, sources.device)
+    table, ahead = bank.to_ends(rates, slots.chunk, slots.chunks, ends, sources.dtype)
+    if len(ends) == 1:
+        written = torch.bmm(table[:, 0], sources).unflatten(-1, (batch, width))
+        written = written.permute(2, 0, 1, 3)
+    else:
+        rows = sources.unflatten(-1, (batch, width)).transpose(1, 2)  # one matrix a row
+        written = torch.matmul(table, rows).transpose(0, 1)
+    return _joined(before, ahead, written)
 
 
 def resonate_cost(
@@ -87,57 +135,31 @@ def resonate_cost(
     *,
     most: int | None,
     gated: bool,
-    wound_back: int,
+    later: bool,
+    full: bool,
 ) -> Cost:
-    """`most`: slots of a selection, None without one. `wound_back`: how often a state is."""
-    heads, awake = bank.heads, bank.modes if most is None else most
-    rows = batch * chunks * heads
-    powers = rows * awake * 2 * chunk
-    parts = [
-        bank.tables_cost("tables", chunk),
-        cost.elementwise("turned", heads * bank.modes * chunk),
-    ]
-    if gated:
-        parts.append(cost.elementwise("gated queries", powers, forward=3, macs=2))
+    """`most`: modes of a selection, None without one. `later`: rows may begin inside a chunk.
+    `full`: every slot holds a token."""
+    modes = bank.heads * bank.modes
+    picked = batch * chunks * bank.heads * (bank.modes if most is None else most)
+    pairs, states = 2 * picked * chunk, 2 * picked * width
+    parts = [cost.gather("keys", pairs), cost.gather("queries", (1 + gated) * pairs)]
+    if gated:  # two complex products, summed; back, the sums over what is used twice too
+        parts += [
+            cost.gather("gates", pairs),
+            Cost(name="gated queries", forward=3 * pairs, backward=21 * pairs // 2, macs=2 * pairs),
+        ]
     if most is not None:
-        parts.append(cost.elementwise("awake queries", powers))
-    written = rows * awake * 2 * width
-    parts.append(cost.elementwise("write", written * chunk, forward=2, macs=1))
-    if most is not None:
-        parts.append(cost.elementwise("awake writes", written))
-    all_modes = rows * bank.modes * 2 * width
+        parts.append(cost.elementwise("awake queries and writes", pairs + states, backward=1))
+    rows = batch * chunks * bank.heads
+    square = modes * (2 * (chunks + 1)) ** 2 * batch * width
     parts += [
-        cost.elementwise("signs", heads * bank.modes),
-        cost.elementwise("carry", all_modes, forward=4, macs=2),
+        write_cost("write", rows, chunk, width, 2 * picked // rows),
+        cost.fan_out("keys written and read", pairs, 2),
+        Cost(name="carry", forward=2 * square, backward=4 * square, useful=2 * square, macs=square),
+        cost.gather("states", states),
+        *[bank.wound_back_cost("wound back", batch, width)] * later,
+        *[bank.ends_cost("ends", batch, chunks, width, ragged=later)] * (not full),
+        cost.elementwise("start", batch * modes * width, forward=6 + 2, macs=4),
     ]
-    parts += [bank.wound_back_cost("wound back", batch, width)] * wound_back
     return Cost.total("modes", *parts)
-
-
-def _carry(
-    start: Tensor, written: Tensor, turn: Tensor, last: Tensor | None, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """States before each chunk, rounded to `dtype`, and in fp64 the one after the last chunk (after
-    chunk `last` (batch,) where rows differ): Z <- turn Z + written, complex.
-
-    `start` (batch, heads, modes, 2, width), `written` (batch, chunks, …), `turn` (heads, modes, 2,
-    1).
-    """
-    real, imaginary = turn.split(1, -2)
-    crossed = torch.cat([-imaginary, imaginary], -2)
-    chunks = written.shape[1]
-    training = torch.is_grad_enabled()
-    before = None if training else torch.empty_like(written, dtype=dtype)
-    rounded = []
-    state = after = start
-    for i in range(chunks):
-        if before is None:
-            rounded.append(state.to(dtype))
-        else:
-            before[:, i] = state
-        state = torch.addcmul(torch.addcmul(written[:, i], state, real), state.flip(-2), crossed)
-        if last is not None:
-            after = torch.where((last == i + 1).view(-1, 1, 1, 1, 1), state, after)
-    if before is None:
-        before = torch.stack(rounded, 1)
-    return before, state if last is None else after

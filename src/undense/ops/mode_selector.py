@@ -11,7 +11,7 @@ slowest mode. Hard going forward; in training the gradient is that of a soft cho
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from undense import cost
 from undense.cost import Cost
 from undense.ops.modal_chunks import Awake
-from undense.ops.padding import Grid
 from undense.ops.relaxed_topk import gumbel_noise, gumbel_topk, sigmoid_topk
+from undense.ops.slots import Slots
 
 SCALES = (1, 2, 4, 8)
 HISTORY = SCALES[-1]
@@ -41,6 +41,20 @@ class Past:
     awake: Tensor
 
 
+class ScaleLinear(nn.Module):
+    """One linear map for each scale, side by side: (scales, rows, fan_in) -> (…, fan_out)."""
+
+    def __init__(self, fan_in: int, fan_out: int) -> None:
+        super().__init__()
+        reach = fan_in**-0.5
+        size = (len(SCALES), fan_in, fan_out)
+        self.weight = nn.Parameter(torch.empty(size).uniform_(-reach, reach))
+        self.bias = nn.Parameter(torch.empty(len(SCALES), 1, fan_out).uniform_(-reach, reach))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
 class ModeSelector(nn.Module):
     """Means of past chunks (batch, chunks, HISTORY, dim) -> (slots, weights), both (batch, chunks,
     heads, most): which modes, and 1 for those awake, 0 for the rest of the slots."""
@@ -52,17 +66,11 @@ class ModeSelector(nn.Module):
         self.heads, self.modes = heads, modes
         self.low, self.high, self.method = low, high, method
         self.most = max(1, math.floor(high * modes + 0.5))
-        hidden = max(8, dim // 4)
+        hidden = self.hidden = max(8, dim // 4)
         self.norm = nn.LayerNorm(dim)
         self.scorers = nn.ModuleList(
-            nn.Sequential(
-                nn.Linear(dim, hidden),
-                nn.GELU(),
-                nn.Linear(hidden, hidden),
-                nn.GELU(),
-                nn.Linear(hidden, heads * modes),
-            )
-            for _ in SCALES
+            ScaleLinear(fan_in, fan_out)
+            for fan_in, fan_out in ((dim, hidden), (hidden, hidden), (hidden, heads * modes))
         )
         self.context_query = nn.Parameter(torch.randn(heads, modes, CONTEXT) * CONTEXT**-0.5)
         self.context_key = nn.Parameter(torch.randn(heads, modes, CONTEXT) * CONTEXT**-0.5)
@@ -89,27 +97,27 @@ class ModeSelector(nn.Module):
             weights = weights + soft - soft.detach()
         return slots, weights
 
-    def over_chunks(self, past: Past, values: Tensor, grid: Grid) -> tuple[Awake, Past]:
-        """The choice for every chunk of `values` (batch, chunks, heads, chunk, width), and what the
+    def over_chunks(self, past: Past, v: Tensor, slots: Slots) -> tuple[Awake, Past]:
+        """The choice for every chunk of `v` (batch, dim, time), 0 where no token is, and what the
         next call needs to know."""
-        chunk = grid.chunk
-        sums = values.sum(3).flatten(2)  # (batch, chunks, dim)
+        chunk, chunks = slots.chunk, slots.chunks
+        sums = v.unflatten(-1, (chunks, chunk)).sum(-1).mT  # (batch, chunks, dim)
         sums = torch.cat([sums[:, :1] + past.running, sums[:, 1:]], 1)
         means = torch.cat([past.means, sums / chunk], 1)
-        chunks = sums.shape[1]
-        slots, weights = self(means.unfold(1, HISTORY, 1)[:, :chunks].transpose(2, 3))
-        ends = grid.ends(len(values), values.device)
+        modes, weights = self(means.unfold(1, HISTORY, 1)[:, :chunks].transpose(2, 3))
+        ends = slots.ends(len(v), v.device).expand(len(v))
         done = (ends // chunk)[:, None, None]
         now = done.clamp(max=chunks - 1)  # a row that ends with its chunk chooses at its next token
         kept = done + torch.arange(HISTORY, device=done.device)[:, None]
-        mask = weights.new_zeros(*weights.shape[:3], self.modes).scatter(3, slots, weights.detach())
+        mask = weights.new_zeros(*weights.shape[:3], self.modes).scatter(3, modes, weights.detach())
         done_with = (ends % chunk == 0)[:, None, None]
         following = Past(
             means=torch.take_along_dim(means, kept, 1),
             running=torch.take_along_dim(sums, now, 1).masked_fill(done_with, 0),
             awake=torch.take_along_dim(mask, now[..., None], 1)[:, 0].masked_fill(done_with, 0),
         )
-        return Awake(slots, weights), following
+        modes, weights = (part.transpose(1, 2).contiguous() for part in (modes, weights))
+        return Awake(modes, weights), following
 
     def step(self, past: Past, positions: Tensor, value: Tensor, chunk: int) -> tuple[Tensor, Past]:
         """One token, `value` (batch, 1, dim): the modes awake (batch, heads, modes), chosen anew in
@@ -132,14 +140,14 @@ class ModeSelector(nn.Module):
 
     def scores(self, past: Tensor) -> tuple[Tensor, Tensor]:
         """Importance of every mode (batch, chunks, heads, modes) and how many to keep (…, 1)."""
-        total: Tensor | None = None
-        widest = past
-        for power, (scale, scorer) in enumerate(zip(SCALES, self.scorers, strict=True)):
-            widest = self.norm(past[:, :, HISTORY - scale :].mean(2))
-            part = scorer(widest) * 0.5**power
-            total = part if total is None else total + part
-        assert total is not None
-        scores = total.unflatten(-1, (self.heads, self.modes))
+        means = torch.stack([past[:, :, HISTORY - scale :].mean(2) for scale in SCALES])
+        means = self.norm(means)
+        first, second, third = self.scorers
+        hidden = nn.functional.gelu(second(nn.functional.gelu(first(means.flatten(1, 2)))))
+        scores = third(hidden).unflatten(1, past.shape[:2])
+        weights = past.new_tensor([0.5**power for power in range(len(SCALES))])
+        scores = (scores * weights.view(-1, 1, 1, 1)).sum(0)
+        scores = scores.unflatten(-1, (self.heads, self.modes))
         queries = scores[..., None] * self.context_query
         keys = scores[..., None] * self.context_key
         mix = (queries @ keys.mT * CONTEXT**-0.5).softmax(-1)
@@ -147,12 +155,12 @@ class ModeSelector(nn.Module):
         place = torch.arange(self.modes, device=past.device, dtype=past.dtype) / self.modes
         waves = torch.sin(place[:, None] * self.pattern_frequency + self.pattern_shift)
         scores = scores + context + self.pattern_weight @ waves.T
-        share = self.low + (self.high - self.low) * self.budget(widest).sigmoid()
+        share = self.low + (self.high - self.low) * self.budget(means[-1]).sigmoid()
         return scores, self.modes * share[..., None]
 
     def cost(self, name: str, chunks: int, dim: int) -> Cost:
         """Of the choice, without what only training adds."""
-        hidden = self.scorers[0][0].out_features  # type: ignore[index]
+        hidden = self.hidden
         numbers = chunks * self.heads * self.modes
         parts = []
         for scale in SCALES:
@@ -166,7 +174,7 @@ class ModeSelector(nn.Module):
                     cost.linear("second", chunks, hidden, hidden, bias=True),
                     cost.activation("second gelu", chunks * hidden, "gelu"),
                     cost.linear("third", chunks, hidden, self.heads * self.modes, bias=True),
-                    cost.elementwise("weight", numbers, forward=1 + (scale > 1)),
+                    cost.elementwise("weight", numbers, forward=2),
                 )
             )
         mix = numbers * self.modes
@@ -183,7 +191,7 @@ class ModeSelector(nn.Module):
             cost.elementwise("best", numbers),
             cost.elementwise("kept", chunks * self.heads, forward=1 + 2 + self.most),
         ]
-        return Cost.total(name, *parts)
+        return _no_way_back(Cost.total(name, *parts))
 
     def over_chunks_cost(self, name: str, batch: int, chunks: int, chunk: int, dim: int) -> Cost:
         """Sums and means of the chunks, the choice, and the running sum."""
@@ -199,3 +207,8 @@ class ModeSelector(nn.Module):
         """`begins`: the token is the first of a chunk, for which the choice is made."""
         running = cost.elementwise("running", batch * dim, forward=2, macs=1)
         return Cost.total(name, running, *([self.cost("choice", batch, dim)] if begins else []))
+
+
+def _no_way_back(tree: Cost) -> Cost:
+    """A hard choice has no gradient outside training."""
+    return replace(tree, backward=0, parts=tuple(_no_way_back(part) for part in tree.parts))

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from undense import cost
 from undense.cost import Cost
-from undense.ops.causal_fir import window_cost
+from undense.ops.causal_fir import fft_cost, inverse_fft_cost, window_cost
 from undense.ops.windows import BANDS, WindowMix, octave_of_bins
 
 
 class OverlapAddFilter(nn.Module):
-    """(batch, time, channels) -> the same, any length; starts as the identity."""
+    """(batch, channels, time) -> the same, any length; starts as the identity."""
 
     octave: Tensor
 
@@ -42,19 +42,19 @@ class OverlapAddFilter(nn.Module):
         self.register_buffer("octave", octave_of_bins(frame))
 
     def forward(self, x: Tensor) -> Tensor:
-        _, time, channels = x.shape
+        _, channels, time = x.shape
         frames = -(-(time + self.overlap) // self.hop)
-        padded = nn.functional.pad(x, (0, 0, self.overlap, frames * self.hop - time))
+        padded = nn.functional.pad(x, (self.overlap, frames * self.hop - time))
         window = self.window().to(x.dtype)
-        spectra = torch.fft.rfft(padded.unfold(1, self.frame, self.hop) * window)
-        spectra = spectra * torch.view_as_complex(self._response(channels).to(x.dtype))
+        spectra = torch.fft.rfft(padded.unfold(-1, self.frame, self.hop) * window)
+        response = torch.view_as_complex(self._response(channels).to(x.dtype))
+        spectra = spectra * response[:, None]
         filtered = torch.fft.irfft(spectra, n=self.frame) * (self._fades(x) / window)
         body, tail = filtered.split([self.hop, self.overlap], -1)
         if self.overlap:
-            before = nn.functional.pad(tail[:, :-1], (0, 0, 0, 0, 1, 0))
+            before = nn.functional.pad(tail[..., :-1, :], (0, 0, 1, 0))
             body = torch.cat([body[..., : self.overlap] + before, body[..., self.overlap :]], -1)
-        y = body.transpose(2, 3).flatten(1, 2)
-        return y[:, self.overlap : self.overlap + time]
+        return body.flatten(-2)[..., self.overlap : self.overlap + time]
 
     def _fades(self, x: Tensor) -> Tensor:
         """(frame,): rising over the first overlap, its complement over the last, 1 between."""
@@ -71,16 +71,21 @@ class OverlapAddFilter(nn.Module):
         channels, bins, _ = self.response.shape
         frames = batch * -(-(time + self.overlap) // self.hop) * channels
         samples = frames * self.frame
+        octaves = len(self.scale) * bins
         return Cost.total(
             name,
             window_cost("window", self.frame),
-            cost.elementwise("windowing", samples),
-            cost.real_fft("frames to spectra", frames, self.frame),
-            cost.elementwise("scaled response", channels * bins, forward=2),
-            cost.elementwise("response", frames * bins, forward=6, macs=4),
-            cost.real_fft("spectra to frames", frames, self.frame),
-            cost.elementwise("fades", self.overlap, forward=4 + 1),
-            cost.elementwise("fades over window", self.frame),
-            cost.elementwise("fading", samples),
+            cost.gather("frames", samples),
+            cost.elementwise("windowing", samples, backward=3),
+            fft_cost("frames to spectra", frames, self.frame),
+            cost.elementwise("scaled response", channels * bins, forward=2, backward=2 + 2 + 2 + 1),
+            cost.gather("bands of bins", octaves),
+            cost.elementwise("response", frames * bins, forward=6, backward=6 + 6 + 2, macs=4),
+            inverse_fft_cost("spectra to frames", frames, self.frame),
+            cost.elementwise("fades", self.overlap, forward=4 + 1, backward=3 + 1 + 1),
+            cost.elementwise("fades over window", self.frame, backward=4 + bool(self.overlap)),
+            cost.fan_out("window used", self.frame, 2),
+            cost.elementwise("fading", samples, backward=3),
             cost.add("overlap", frames * self.overlap),
+            cost.fan_out("body used", frames * self.hop * bool(self.overlap), 2),
         )

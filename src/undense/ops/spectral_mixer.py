@@ -11,29 +11,21 @@ from torch import Tensor, nn
 from undense.cost import Cost
 from undense.errors import UndenseError
 from undense.mixing import POSITIONS, SequenceMixer, Slot, State, require_finite
-from undense.ops.causal_fir import (
-    BandedKernel,
-    direct,
-    overlap_save,
-)
-from undense.ops.chunk_scan import Features, read
+from undense.ops.causal_fir import BandedKernel
+from undense.ops.content_memory import Streams
+from undense.ops.drive import drive
 from undense.ops.modal_bank import LONGEST_CHUNK
-from undense.ops.modal_chunks import resonate
-from undense.ops.mode_selector import HISTORY, Past
+from undense.ops.mode_selector import HISTORY
+from undense.ops.output_gate import unit_gate
 from undense.ops.overlap_add import OverlapAddFilter
-from undense.ops.padding import Grid, Packing
-from undense.ops.spectral_parts import (
-    Sizes,
-    SpectralCost,
-    SpectralMixerConfig,
-    SpectralParts,
-    arithmetic,
-)
+from undense.ops.recurrences import Drive, Prepared, chosen_in, prepare, recur
+from undense.ops.slots import Slots
+from undense.ops.spectral_cost import Sizes, SpectralCost
+from undense.ops.spectral_parts import SpectralMixerConfig, SpectralParts, arithmetic
 from undense.registry import Config
 
-Streams = tuple[Tensor, Tensor, Tensor, Tensor]
-POWER_FLOOR = 1e-3  # under the outputs' root mean square, so that silence stays silent
-# Tokens of one pass without gradients: what lies between two layers then stays in the cache.
+# Tokens of one pass: what a pass works on stays near the core, and its largest tensors stay small
+# enough for the allocator to hand out memory that it has had before.
 SEGMENT = 2048
 
 
@@ -62,12 +54,13 @@ class SpectralMixer(SequenceMixer):
         features = heads * self.memory.features if self.memory else 0
         self.mixed = [dim, features, features]  # what the short convolution sees: v, q, k
         per_head = heads if self.memory else 0
-        self.plain = [dim, per_head, per_head]  # z, decay, write
+        gates = self.gates.fan if self.gates else 0
+        self.plain = [dim, per_head, per_head, gates]  # z, decay, write, logits of the band gates
         self.project_in = nn.Linear(dim, sum(self.mixed) + sum(self.plain), bias=False)
-        self.conv = nn.Parameter(torch.randn(config.conv_width, sum(self.mixed)) * 0.1)
-        self.conv.data[0] += 1
+        self.conv = nn.Parameter(torch.randn(sum(self.mixed), config.conv_width) * 0.1)
+        self.conv.data[:, 0] += 1
         # A value is looked up by what came before it: from the start a key sees that token too.
-        self.conv.data[1:2, dim + features :] += 1
+        self.conv.data[dim + features :, 1:2] += 1
         self.project_out = nn.Linear(dim, dim, bias=False)
 
     @classmethod
@@ -75,13 +68,22 @@ class SpectralMixer(SequenceMixer):
     def parts(cls, dim: int, heads: int, config: Config, *, causal: bool) -> SpectralParts:
         """Fresh parts for a mixer of this width and number of heads."""
 
+    def _own(self) -> SpectralParts:
+        return SpectralParts(
+            kernel=self.kernel,
+            memory=self.memory,
+            bank=self.bank,
+            gates=self.gates,
+            selector=self.selector,
+        )
+
     def layout(self) -> tuple[Slot, ...]:
         return self._slots() if self.config.causal else ()
 
     def _slots(self) -> tuple[Slot, ...]:
-        slots = [POSITIONS, Slot("recent inputs", (len(self.conv) - 1, self.dim))]
+        slots = [POSITIONS, Slot("recent inputs", (self.conv.shape[1] - 1, self.dim))]
         if isinstance(self.kernel, BandedKernel):
-            slots.append(Slot("recent values", (self.kernel.taps - 1, self.dim)))
+            slots.append(Slot("recent values", (self.dim, self.kernel.taps - 1)))
         if self.memory is not None:
             slots.append(Slot("memory", (self.heads, self.memory.features, self.width)))
         if self.bank is not None:
@@ -102,128 +104,121 @@ class SpectralMixer(SequenceMixer):
         self.check(x, state, mask)
         if not self.config.causal:
             return self._both_ways(x, mask), ()
-        if state is not None and x.shape[1] == 1:
+        batch, time, _ = x.shape
+        if state is not None and time == 1:
             y, state = self._step(x, state, mask)
-        elif x.shape[1] > SEGMENT and not torch.is_grad_enabled():
-            aligned = state is None and mask is None
-            y = torch.empty_like(x)
-            for start in range(0, x.shape[1], SEGMENT):
-                here = slice(start, start + SEGMENT)
-                part = None if mask is None else mask[:, here]
-                y[:, here], state = self._stretch(x[:, here], state, part, aligned)
         else:
-            y, state = self._stretch(x, state, mask, state is None)
+            aligned = mask is None and self._at_a_chunk(state)
+            prepared = prepare(self._own(), batch, self.chunk, arithmetic(x.dtype))
+            parts = []
+            masks = [None] * time if mask is None else mask.split(SEGMENT, 1)
+            for piece, hidden in zip(x.split(SEGMENT, 1), masks, strict=False):
+                first = aligned or state is None
+                y, state = self._stretch(piece, state, hidden, first, prepared, time)
+                parts.append(y)
+            y = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
         assert state is not None
         require_finite(self.component, y)
         return y, state
 
+    def _at_a_chunk(self, state: State | None) -> bool:
+        """Whether every row is known to go on at a chunk's first token. Only where looking is free,
+        that is on the CPU and outside a compiler; a row that is not known to is taken as it may
+        be."""
+        if state is None:
+            return True
+        if torch.compiler.is_compiling() or state[0].device.type != "cpu":
+            return False
+        return not bool((state[0] % self.chunk).any())
+
     def _stretch(
-        self, x: Tensor, state: State | None, mask: Tensor | None, aligned: bool
+        self,
+        x: Tensor,
+        state: State | None,
+        mask: Tensor | None,
+        aligned: bool,
+        prepared: Prepared,
+        whole: int,
     ) -> tuple[Tensor, State]:
-        """Any number of tokens in chunks. `aligned`: every row begins at a chunk's first token."""
+        """A segment of a call on `whole` tokens, in chunks. `aligned`: every row begins at a
+        chunk's first token."""
         time = x.shape[1]
         past = self._named(x, state)
-        packing = Packing.of(time, mask)
-        grid = Grid.of(packing, self.chunk, None if aligned else past["positions"])
-        x = packing.pack(x)
-        v, streams, z = self._project(torch.cat([past["recent inputs"], x], 1))
-        v = packing.only_real(v)
+        slots = Slots.of(time, self.chunk, mask, None if aligned else past["positions"])
+        placed = slots.place(past["recent inputs"].to(x.dtype), x)
+        drive = self._project(placed, slots)
         following = {
             "positions": past["positions"] + (time if mask is None else mask.sum(1)),
-            "recent inputs": packing.after(past["recent inputs"], x),
+            "recent inputs": slots.tail(placed, 1).to(past["recent inputs"].dtype),
         }
-        y = self._recur(x, v, streams, past, grid, following)
-        if self.kernel is not None:
-            assert isinstance(self.kernel, BandedKernel)
-            filtered = overlap_save(past["recent values"].to(v.dtype), v, self.kernel())
-            y = filtered if y is None else y + filtered
-            following["recent values"] = packing.after(past["recent values"], v)
-        assert y is not None
-        y = packing.unpack(self._project_out(y, z, x.dtype))
+        parts = recur(
+            self._own(), self.heads, drive, past, slots, following, prepared, time / whole
+        )
+        if prepared.filter is not None:
+            early = prepared.filter.early
+            before = past["recent values"].to(drive.v.dtype)
+            padded = nn.functional.pad(before, (early - before.shape[-1], 0))
+            joined = slots.precede(padded, drive.v)
+            parts = [slots.heads(prepared.filter(joined), self.heads), *parts]
+            following["recent values"] = slots.tail(joined, 2)[..., early - before.shape[-1] :]
+        y = slots.pick(self._project_out(drive.z, *parts, dtype=x.dtype))
         return y, tuple(following[slot.name] for slot in self.layout())
 
     def _both_ways(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Not causal: the recurrences run over the tokens and over the reversed tokens, and the
         filter works on overlapping frames."""
-        packing = Packing.of(x.shape[1], mask)
-        grid = Grid.of(packing, self.chunk, None)
-        x = packing.pack(x)
-        silence = x.new_zeros(len(x), len(self.conv) - 1, self.dim)
-        v, streams, z = self._project(torch.cat([silence, x], 1))
-        v = packing.only_real(v)
+        slots = Slots.of(x.shape[1], self.chunk, mask, None)
+        silence = x.new_zeros(len(x), self.conv.shape[1] - 1, self.dim)
+        drive = self._project(slots.place(silence, x), slots)
         start = self._start(x)
-        y = self._recur(x, v, streams, start, grid, {})
-        if y is not None:
-            back = [packing.reversed(part) for part in (x, v, *streams)]
-            streams = (back[2], back[3], back[4], back[5])
-            reverse = self._recur(back[0], back[1], streams, start, grid, {})
-            assert reverse is not None
-            y = y + packing.reversed(reverse)
+        prepared = prepare(self._own(), len(x), self.chunk, drive.v.dtype)
+        parts = recur(self._own(), self.heads, drive, start, slots, {}, prepared, 1.0)
+        if parts:
+            back = Drive(
+                v=slots.reversed(drive.v),
+                memory=Streams(*(slots.reversed(part) for part in drive.memory)),
+                z=drive.z,
+                logits=slots.reversed(drive.logits),
+            )
+            (reverse,) = recur(self._own(), self.heads, back, start, slots, {}, prepared, 1.0)
+            turned = slots.reversed(reverse.flatten(3, 4).flatten(1, 2))
+            parts = [slots.heads(turned, self.heads), *parts]
         if self.kernel is not None:
             assert isinstance(self.kernel, OverlapAddFilter)
-            filtered = self.kernel(v)
-            y = filtered if y is None else y + filtered
-        assert y is not None
-        return packing.unpack(self._project_out(y, z, x.dtype))
-
-    def _recur(
-        self,
-        x: Tensor,
-        v: Tensor,
-        streams: Streams,
-        past: dict[str, Tensor],
-        grid: Grid,
-        following: dict[str, Tensor],
-    ) -> Tensor | None:
-        """What memory and modes say about packed tokens; their state goes into `following`."""
-        values = grid.heads(v, self.heads)
-        kinds: list[Features] = []
-        if self.memory is not None:
-            kind, following["memory"] = self.memory.chunks(streams, grid, values, past["memory"])
-            kinds.append(kind)
-        if self.bank is not None:
-            awake = None
-            if self.selector is not None:
-                awake, chosen = self.selector.over_chunks(_chosen(past), values, grid)
-                following |= vars(chosen)
-            gates = None
-            if self.gates is not None:
-                gates = grid.cut(self.gates(x)).permute(0, 1, 3, 4, 5, 2)
-            kind, following["modes"] = resonate(
-                self.bank, grid, values, past["modes"], gates, awake
-            )
-            kinds.append(kind)
-        if not kinds:
-            return None
-        return grid.join(read(values, kinds).transpose(2, 3)).flatten(2)
+            parts = [slots.heads(self.kernel(drive.v), self.heads), *parts]
+        return slots.pick(self._project_out(drive.z, *parts, dtype=x.dtype))
 
     def _step(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
         """One token by the recurrences themselves."""
         past = self._named(x, state)
         recent = torch.cat([past["recent inputs"], x], 1)
-        v, streams, z = self._project(recent)
-        value = v[:, 0].unflatten(-1, (self.heads, -1))
+        drive = self._project(recent, Slots.of(1, 1, None, None))
+        v = drive.v
+        value = v.unflatten(1, (self.heads, -1))[..., 0]
         following = {"positions": past["positions"] + 1, "recent inputs": recent[:, 1:]}
-        y: Tensor | None = None
+        parts: list[Tensor] = []
         if self.memory is not None:
-            y, following["memory"] = self.memory.step(streams, value, past["memory"])
+            read_out, following["memory"] = self.memory.step(drive.memory, value, past["memory"])
+            parts.append(read_out)
         if self.bank is not None:
             awake = gates = None
             if self.selector is not None:
-                awake, chosen = self.selector.step(_chosen(past), past["positions"], v, self.chunk)
+                awake, chosen = self.selector.step(
+                    chosen_in(past), past["positions"], v.mT, self.chunk
+                )
                 following |= vars(chosen)
             if self.gates is not None:
-                gates = self.gates(x)[:, 0, :, self.bank.band()]
+                band = self.bank.band()
+                gates = torch.cat(self.gates(drive.logits), -1)[:, :, band]
             tones, following["modes"] = self.bank.step(past["modes"], value, gates, awake)
-            y = tones.to(v.dtype) if y is None else y + tones.to(v.dtype)
-        flat = None if y is None else y.flatten(1)[:, None]
+            parts.append(tones.to(v.dtype))
         if isinstance(self.kernel, BandedKernel):
-            joined = torch.cat([past["recent values"], v], 1)
-            filtered = (joined * self.kernel().flip(0)).sum(1, keepdim=True)
-            flat = filtered if flat is None else flat + filtered
-            following["recent values"] = joined[:, 1:]
-        assert flat is not None
-        y = self._project_out(flat, z, x.dtype)
+            joined = torch.cat([past["recent values"].to(v.dtype), v], -1)
+            filtered = (joined * self.kernel().to(v.dtype).flip(1)).sum(-1)
+            parts.append(filtered.unflatten(1, (self.heads, -1)))
+            following["recent values"] = joined[..., 1:]
+        parts = [part[..., None, None] for part in parts]
+        y = self._project_out(drive.z, *parts, dtype=x.dtype)
         if mask is not None:
             y = y * mask[..., None]
             for name, tensor in following.items():
@@ -244,44 +239,37 @@ class SpectralMixer(SequenceMixer):
             for slot in self._slots()
         }
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Streams, Tensor]:
-        """(batch, conv_width - 1 + time, dim) -> v, (q, k, decay, write) and z of the last `time`
-        tokens. Half precision ends here: transforms and long sums cannot be done in it."""
-        earlier = len(self.conv) - 1
-        projected = self.project_in(x.to(self.project_in.weight.dtype))
-        projected = projected.to(arithmetic(x.dtype))
-        mixed, plain = projected.split([sum(self.mixed), sum(self.plain)], -1)
-        mixed = direct(mixed, self.conv.to(mixed.dtype))
-        v, q, k = mixed.split(self.mixed, -1)
-        z, decay, write = plain[:, earlier:].split(self.plain, -1)
-        return v, (q, k, decay, write), z
+    def _project(self, placed: Tensor, slots: Slots) -> Drive:
+        """(batch, conv_width - 1 + slots, dim) to what drives the parts, for the slots. Half
+        precision ends here: transforms and long sums cannot be done in it."""
+        dtype, weight = arithmetic(placed.dtype), self.project_in.weight
+        v, q, k, z, decay, write, logits = drive(
+            placed.to(weight.dtype), weight, self.conv.to(dtype), self.mixed, self.plain, dtype
+        )
+        real = slots.real(len(v), v.device)
+        if real is not None:
+            v = v.masked_fill(~real, 0)
+        return Drive(v, Streams(q, k, decay, write), z, logits)
 
-    def _project_out(self, y: Tensor, z: Tensor, dtype: torch.dtype) -> Tensor:
-        """Every head's output at unit power, times silu(z), through W_out."""
-        heads = y.unflatten(-1, (self.heads, -1))
-        power = torch.linalg.vector_norm(heads, dim=-1, keepdim=True) * self.width**-0.5
-        y = (heads / (power + POWER_FLOOR)).flatten(-2) * nn.functional.silu(z)
-        return self.project_out(y.to(dtype))
+    def _project_out(self, z: Tensor, *parts: Tensor, dtype: torch.dtype) -> Tensor:
+        """Every head's output at unit power, times silu(z), through W_out: to (batch, time, dim).
+        `parts`: see `unit_gate`."""
+        weight = self.project_out.weight.T.expand(len(z), -1, -1)
+        return torch.bmm(unit_gate(z, *parts).to(weight.dtype).mT, weight).to(dtype)
 
     def cost(self, batch: int, length: int, *, past: int = 0) -> Cost:
-        """Forward only, as it runs without gradients and outside training. Its backward is 0 here:
-        `undense.count_flops` counts it."""
-        parts = SpectralParts(
-            kernel=self.kernel,
-            memory=self.memory,
-            bank=self.bank,
-            gates=self.gates,
-            selector=self.selector,
-        )
+        """As it runs outside training, without what only training adds (the auxiliary loss, the
+        gradient of the choice). Backward is that of one segment each: where a call has several,
+        what their states carry back from one to the other, less than a hundredth, is left out."""
         sizes = Sizes(
             dim=self.dim,
             heads=self.heads,
             chunk=self.chunk,
-            conv=len(self.conv),
+            conv=self.conv.shape[1],
             mixed=sum(self.mixed),
             plain=sum(self.plain),
         )
-        costs = SpectralCost(parts, sizes)
+        costs = SpectralCost(self._own(), sizes)
         if not self.config.causal:
             return Cost.total(self.component, *costs.both_ways(batch, length))
         if past > 0 and length == 1:
@@ -289,12 +277,8 @@ class SpectralMixer(SequenceMixer):
         stretches = [
             Cost.total(
                 f"from token {start}",
-                *costs.stretch(batch, min(SEGMENT, length - start), later=past > 0),
+                *costs.stretch(batch, min(SEGMENT, length - start), later=past % self.chunk > 0),
             )
             for start in range(0, length, SEGMENT)
         ]
         return Cost.total(self.component, *stretches)
-
-
-def _chosen(past: dict[str, Tensor]) -> Past:
-    return Past(past["means"], past["running"], past["awake"])

@@ -107,10 +107,11 @@ def _require_blocks(eval_blocks: int | None) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertSettings:
-    """What replaces which FFNs."""
+    """What replaces which FFNs. `mixer`: what stands for every self-attention, None: itself."""
 
     model: str
     ffn: str = "ultra-25"
+    mixer: str | None = None
     targets: tuple[str, ...] | None = None
     exclude: tuple[str, ...] | None = None
     data: DataSettings = DataSettings()

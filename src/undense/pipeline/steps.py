@@ -19,6 +19,7 @@ from torch import nn
 from transformers import PreTrainedModel, set_seed
 
 from undense.contract import FFNComponent, abstract_cost
+from undense.convert.attention import convert_mixers_
 from undense.convert.convert import convert_
 from undense.convert.folders import save
 from undense.convert.sites import find_components, find_sites
@@ -34,7 +35,7 @@ from undense.pipeline.load import (
     load_tokenizer,
     model_title,
 )
-from undense.pipeline.plan import convert_plan, listed, must_be_new
+from undense.pipeline.plan import convert_plan, listed, mixer_spec, must_be_new
 from undense.pipeline.settings import ConvertSettings, DataSettings, TrainSettings
 from undense.pipeline.work import work_folder
 from undense.report.card import card
@@ -65,6 +66,8 @@ def convert(settings: ConvertSettings, output_dir: Path) -> dict[str, Any]:
         seed=settings.seed,
         keep_dense=False,
     )
+    if settings.mixer is not None:
+        convert_mixers_(model, mixer_spec(settings.mixer), seed=settings.seed, keep_dense=False)
     metrics = figures(model, blocks, settings.data.context) | {"loss_dense": before}
     step = {"step": "convert", **asdict(settings), "sites": conversion.to_dict()}
     step["model"] = model_title(settings.model)
