@@ -99,7 +99,7 @@ CASES = [
         name="config is no JSON",
         argv=evaluate("converted"),
         prepare=damaged(lambda content: content[:40], "config.json"),
-        says=("converted",),
+        says=("converted", "its config.json", "not a valid JSON"),
     ),
     Case(
         name="NaN weights",

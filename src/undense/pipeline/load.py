@@ -50,9 +50,15 @@ def load_config(name: str) -> PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
+        said = str(error).splitlines()[0]
+        if (Path(name) / "config.json").is_file():
+            raise UndenseError(
+                f"model {name!r}: its config.json names no model that can be built ({said}); copy"
+                " or save the folder again"
+            ) from error
         raise UndenseError(
             f"model {name!r}: neither a folder with a config.json nor a hub model that can be"
-            f" reached ({str(error).splitlines()[0]})"
+            f" reached ({said})"
         ) from error
 
 
