@@ -63,6 +63,11 @@ def test_where_there_is_a_compiler_there_is_a_library() -> None:
         assert kernels().library is not None or VARIABLE in os.environ, kernels().reason
 
 
+def test_an_empty_choice_is_no_choice() -> None:
+    done = run("")
+    assert done.returncode == 0, done.stderr
+
+
 def test_an_unknown_path_is_one_clear_error() -> None:
     done = run("fastest")
     assert done.returncode != 0

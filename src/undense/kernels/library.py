@@ -54,7 +54,7 @@ def kernels() -> Kernels:
     PyTorch), baseline, avx2, avx512 (no more than the CPU has). Raises UndenseError for another
     value, for an instruction set that is not to be had, and for a library of other sources.
     """
-    wanted = os.environ.get(VARIABLE, "auto")
+    wanted = os.environ.get(VARIABLE) or "auto"
     if wanted not in CHOICES:
         raise UndenseError(f"{VARIABLE}={wanted!r}; it must be one of {', '.join(CHOICES)}")
     if wanted == "reference":
