@@ -173,3 +173,18 @@ def test_a_compiled_graph_has_the_one_operation_and_an_exported_program_runs_any
             program = torch.export.export(component, (x,))
             assert operation not in str(program.graph)
             assert torch.allclose(program.module()(x), component(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_threads_do_not_change_a_bit(dtype: torch.dtype) -> None:
+    """Around the numbers of tokens from which on rows are packed."""
+    component = ffn().to(dtype)
+    before = torch.get_num_threads()
+    for tokens in (2, 3, 5, 6, 8, 11, 17, 40, 60):
+        x, found = torch.randn(tokens, DIM, dtype=dtype), []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            with torch.no_grad():
+                found.append(component(x))
+        torch.set_num_threads(before)
+        assert all(torch.equal(found[0], other) for other in found)
