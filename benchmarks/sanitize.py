@@ -27,9 +27,13 @@ FLAGS = [
 
 
 def main() -> int:
-    runtime = subprocess.run(
-        ["g++", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    # the C++ library too: without it the sanitizer knows no exception, and torch throws some
+    runtime = " ".join(
+        subprocess.run(
+            ["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ("libasan.so", "libstdc++.so")
+    )
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "_native_sanitized.so"
         subprocess.run(["g++", *FLAGS, str(SOURCE), "-o", str(library)], check=True)

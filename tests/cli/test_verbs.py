@@ -12,6 +12,7 @@ from commands import Command, Place
 from undense.cli import main
 from undense.contract import components
 from undense.ffn.presets import PRESETS
+from undense.kernels.library import kernels
 from undense.measure import formulas
 from undense.pipeline.claims import CLAIMS
 from undense_command import VERBS
@@ -148,6 +149,23 @@ def test_doctor_fails_where_something_needed_is_missing(
     assert outcome.code == 1
     assert "MISSING" in outcome.out
     assert "no source of the standard library" in outcome.out
+
+
+def test_doctor_goes_on_after_kernels_that_cannot_be_had(
+    undense: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels.cache_clear()
+    monkeypatch.setenv("UNDENSE_KERNELS", "fastest")
+    try:
+        outcome = undense("doctor", "--json")
+    finally:
+        monkeypatch.undo()
+        kernels.cache_clear()
+    checks = {check["name"]: check for check in outcome.result["checks"]}
+    assert outcome.code == 1
+    assert checks["kernels"]["state"] == "missing"
+    assert "UNDENSE_KERNELS='fastest'" in checks["kernels"]["found"]
+    assert checks["corpus"]["state"] == "ok"
 
 
 def test_convert_says_first_what_it_would_do(undense: Command, place: Place) -> None:

@@ -6,10 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from undense.kernels.library import LEVELS, VARIABLE, kernels
+from undense.kernels.library import ELSEWHERE, LEVELS, VARIABLE, kernels
 
 PROGRAM = """
 import torch, undense
@@ -31,10 +32,11 @@ print(kernels().path, total)
 """
 
 
-def run(wanted: str) -> subprocess.CompletedProcess[str]:
+def run(wanted: str, library: Path | None = None) -> subprocess.CompletedProcess[str]:
+    elsewhere = {} if library is None else {ELSEWHERE: str(library)}
     return subprocess.run(
         [sys.executable, "-c", PROGRAM],
-        env={**os.environ, VARIABLE: wanted},
+        env={**os.environ, VARIABLE: wanted, **elsewhere},
         capture_output=True,
         text=True,
         check=False,
@@ -61,7 +63,31 @@ def test_where_there_is_a_compiler_there_is_a_library() -> None:
         assert kernels().library is not None or VARIABLE in os.environ, kernels().reason
 
 
+def test_an_empty_choice_is_no_choice() -> None:
+    done = run("")
+    assert done.returncode == 0, done.stderr
+
+
 def test_an_unknown_path_is_one_clear_error() -> None:
     done = run("fastest")
     assert done.returncode != 0
     assert f"{VARIABLE}='fastest'; it must be one of auto, reference" in done.stderr
+
+
+def test_a_library_of_other_sources_is_refused(tmp_path: Path) -> None:
+    """One of an earlier version of this package, or any other."""
+    source, library = tmp_path / "old.c", tmp_path / "old.so"
+    source.write_text("int undense_interface(void) { return 0; }\n")
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    subprocess.run([compiler, "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
+    done = run("auto", library)
+    assert done.returncode != 0
+    assert "old.so was built from other sources: its interface is 0, not" in done.stderr
+
+
+def test_a_library_that_was_asked_for_and_is_not_there_is_one_clear_error() -> None:
+    done = run("auto", Path("/nowhere/library.so"))
+    assert done.returncode != 0
+    assert f"{ELSEWHERE}=/nowhere/library.so, but the library does not load" in done.stderr

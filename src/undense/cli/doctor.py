@@ -85,7 +85,7 @@ def machine() -> Iterator[Check]:
     yield Check(name="threads", state="ok", found=found)
     capability = torch.backends.cpu.get_cpu_capability()
     yield Check(name="cpu", state="ok", found=f"{platform.machine()}, {capability}")
-    yield compiled()
+    yield _tried("kernels", compiled)
     if torch.cuda.is_available():
         yield Check(name="cuda", state="ok", found=torch.cuda.get_device_name())
     else:

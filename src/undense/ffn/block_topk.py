@@ -16,7 +16,8 @@ from undense import contract, cost
 from undense.contract import DenseFFN, DenseShape, FFNComponent, Statistics, register
 from undense.cost import Cost
 from undense.errors import UndenseError
-from undense.kernels.library import serves
+from undense.kernels.held import held, plain, there
+from undense.kernels.library import alike, serves
 from undense.kernels.native_routed import ACTIVATIONS, RoutedWeights
 from undense.ops.activation import activate, canonical
 from undense.ops.auxiliary import unevenness, unevenness_cost, with_loss
@@ -127,7 +128,9 @@ class BlockTopK(FFNComponent):
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)
         if not self.training and self.activation in ACTIVATIONS and serves(x):
-            return routed_blocks(x, self._weights(), self.config.chosen, self.activation)
+            weights = self._weights()
+            if weights is not None and alike(x, weights):
+                return routed_blocks(x, weights, self.config.chosen, self.activation)
         rows = x.reshape(-1, self.dim)
         scores = self.router(rows)
         top, chosen = scores.topk(self.config.chosen, -1, sorted=False)
@@ -141,22 +144,26 @@ class BlockTopK(FFNComponent):
             y = y + self.shared_down(self._neurons(self.shared_up(rows)))
         return (y if self.bias is None else y + self.bias).reshape(x.shape)
 
-    def _weights(self) -> RoutedWeights:
-        first, last = (None, self.router)
-        if isinstance(last, LowRankLinear):
+    def _weights(self) -> RoutedWeights | None:
+        """What is read in place of calling the maps within; None where they have to be called."""
+        first, last, up, down = (None, self.router, self.shared_up, self.shared_down)
+        if isinstance(last, LowRankLinear) and plain(last, LowRankLinear):
             first, last = (last.first, last.last)
+        for linear in (first, last, up, down):
+            if not plain(linear, BlockLinear):
+                return None
         return RoutedWeights(
-            first=_held(first, "weight"),
-            last=_there(last, "weight"),
-            router_bias=_held(last, "bias"),
-            temperature=_there(self, "temperature"),
-            up=_there(self, "up"),
-            up_bias=_held(self, "up_bias"),
-            down=_there(self, "down"),
-            shared_up=_held(self.shared_up, "weight"),
-            shared_up_bias=_held(self.shared_up, "bias"),
-            shared_down=_held(self.shared_down, "weight"),
-            bias=_held(self, "bias"),
+            first=held(first, "weight"),
+            last=there(last, "weight"),
+            router_bias=held(last, "bias"),
+            temperature=there(self, "temperature"),
+            up=there(self, "up"),
+            up_bias=held(self, "up_bias"),
+            down=there(self, "down"),
+            shared_up=held(up, "weight"),
+            shared_up_bias=held(up, "bias"),
+            shared_down=held(down, "weight"),
+            bias=held(self, "bias"),
         )
 
     def _neurons(self, inner: Tensor) -> Tensor:
@@ -319,15 +326,3 @@ class BlockTopK(FFNComponent):
         if config.rank is not None:
             config = config.replace(rank=RANK * chosen)
         return config.replace(chosen=chosen, shared=shared)
-
-
-def _held(module: nn.Module | None, name: str) -> Tensor | None:
-    """A parameter, None where it is not there. As an attribute it would take five times as long,
-    and at one token a small FFN is no more than a few microseconds of work."""
-    return None if module is None else module._parameters.get(name)
-
-
-def _there(module: nn.Module, name: str) -> Tensor:
-    parameter = module._parameters[name]
-    assert parameter is not None
-    return parameter

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +27,8 @@ SIGNATURES = {
     "routed": 9 * "i" + 13 * "p" + "t",
     "micro_steps": 4 * "i" + 7 * "p" + "t",
 }
+FALLIBLE = ("routed", "micro_steps")  # the others return nothing
+INTERFACE = 1  # of native.cpp; raise both when what a function takes, returns or means changes
 SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 TYPES = {"i": ctypes.c_int64, "p": ctypes.c_void_p, "t": ctypes.c_int}
 
@@ -50,9 +52,9 @@ def kernels() -> Kernels:
 
     The environment variable UNDENSE_KERNELS chooses: auto (the best the CPU has), reference (plain
     PyTorch), baseline, avx2, avx512 (no more than the CPU has). Raises UndenseError for another
-    value, and for an instruction set that is not to be had.
+    value, for an instruction set that is not to be had, and for a library of other sources.
     """
-    wanted = os.environ.get(VARIABLE, "auto")
+    wanted = os.environ.get(VARIABLE) or "auto"
     if wanted not in CHOICES:
         raise UndenseError(f"{VARIABLE}={wanted!r}; it must be one of {', '.join(CHOICES)}")
     if wanted == "reference":
@@ -66,12 +68,11 @@ def kernels() -> Kernels:
     try:
         library = ctypes.CDLL(str(built[-1]))
     except OSError as error:
-        if wanted != "auto":
-            raise UndenseError(
-                f"{VARIABLE}={wanted}, but the library does not load: {error}"
-            ) from error
+        if wanted != "auto" or elsewhere:
+            asked = f"{ELSEWHERE}={elsewhere}" if elsewhere else f"{VARIABLE}={wanted}"
+            raise UndenseError(f"{asked}, but the library does not load: {error}") from error
         return Kernels("reference", f"{built[-1].name} does not load: {error}", None)
-    _declare(library)
+    _declare(library, built[-1])
     level = library.undense_level()
     if wanted != "auto":
         level = library.undense_limit(LEVELS.index(wanted))
@@ -82,14 +83,20 @@ def kernels() -> Kernels:
     return Kernels(LEVELS[level], built[-1].name, library)
 
 
-def _declare(library: ctypes.CDLL) -> None:
+def _declare(library: ctypes.CDLL, path: Path) -> None:
+    interface = library.undense_interface() if hasattr(library, "undense_interface") else None
+    if interface != INTERFACE:
+        raise UndenseError(
+            f"{path} was built from other sources: its interface is {interface}, not {INTERFACE};"
+            f" install the package again, or set {VARIABLE}=reference"
+        )
     library.undense_group.argtypes = [TYPES[kind] for kind in "iiipppp"]
     library.undense_group.restype = ctypes.c_int64
     for name, kinds in SIGNATURES.items():
         for suffix in SUFFIX.values():
             function = getattr(library, f"undense_{name}_{suffix}")
             function.argtypes = [TYPES[kind] for kind in kinds]
-            function.restype = ctypes.c_int64 if name == "routed" else None
+            function.restype = ctypes.c_int64 if name in FALLIBLE else None
 
 
 @functools.cache
@@ -105,14 +112,26 @@ def address(tensor: Tensor | None) -> int | None:
 
 def serves(x: Tensor) -> bool:
     """Whether compiled inference takes this call: there is a library, no gradient is wanted, and
-    the tensor is on the CPU in fp32 or bf16, not under autocast."""
+    the tensor is on the CPU in fp32 or bf16, not under autocast; and it is not an export, whose
+    program may run elsewhere."""
     return (
         not torch.is_grad_enabled()
-        and x.device.type == "cpu"
+        and x.is_cpu
         and x.dtype in SUFFIX
         and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_exporting()
         and present()
     )
+
+
+def alike(x: Tensor, held: Iterable[Tensor | None]) -> bool:
+    """Whether all is on the CPU in the dtype of `x`: compiled code reads what lies at an address,
+    whatever it is."""
+    dtype = x.dtype
+    for tensor in held:  # a loop: a generator would take three times as long
+        if tensor is not None and (tensor.dtype != dtype or not tensor.is_cpu):
+            return False
+    return True
 
 
 @torch.compiler.assume_constant_result

@@ -47,15 +47,21 @@ struct Pairs {
     const int64_t *token;    // (pairs)
 };
 
+// -1, or the place of the first of `count` numbers that is not one of 0 .. limit - 1.
+static int64_t beyond(const int64_t *numbers, int64_t count, int64_t limit) {
+    for (int64_t i = 0; i < count; ++i)
+        if (numbers[i] < 0 || numbers[i] >= limit) return i;
+    return -1;
+}
+
 // Sort pairs by block, stably. order: which pair of (tokens, k) stands at each place.
 // Returns -1, or the place of the first block number that does not exist.
 static int64_t group(int64_t tokens, int64_t k, int64_t blocks, const int64_t *chosen,
                      int64_t *offsets, int64_t *order, int64_t *token) {
     for (int64_t b = 0; b <= blocks; ++b) offsets[b] = 0;
-    for (int64_t i = 0; i < tokens * k; ++i) {
-        if (chosen[i] < 0 || chosen[i] >= blocks) return i;
-        ++offsets[chosen[i] + 1];
-    }
+    const int64_t wrong = beyond(chosen, tokens * k, blocks);
+    if (wrong >= 0) return wrong;
+    for (int64_t i = 0; i < tokens * k; ++i) ++offsets[chosen[i] + 1];
     for (int64_t b = 0; b < blocks; ++b) offsets[b + 1] += offsets[b];
     for (int64_t t = 0, i = 0; t < tokens; ++t)
         for (int64_t j = 0; j < k; ++j, ++i) {
@@ -96,6 +102,7 @@ struct Arena {
             free(memory);
             size = (bytes + ALIGNED - 1) / ALIGNED * ALIGNED;
             memory = (char *)aligned_alloc(ALIGNED, size);
+            if (!memory) size = 0;  // a later call may be luckier
         }
         return memory != nullptr;
     }
@@ -209,7 +216,13 @@ static int level = detected();
 #define RUN(call) baseline::call;
 #endif
 
+// Raise it, and INTERFACE in library.py, when what a function takes, returns or means changes.
+enum { INTERFACE = 1 };
+
 extern "C" {
+
+// Which interface this is: a library left over from other sources is not to be called.
+int undense_interface(void) { return INTERFACE; }
 
 // The instruction set in use: 0 baseline, 1 AVX2, 2 AVX-512, 3 AVX-512 and AMX.
 int undense_level(void) { return level; }
@@ -261,12 +274,15 @@ int64_t undense_group(int64_t tokens, int64_t k, int64_t blocks, const int64_t *
         RUN(routed(ffn, x, y, tokens, threads, arena, done))                                      \
         return done ? 0 : -1;                                                                     \
     }                                                                                             \
-    void undense_micro_steps_##suffix(int64_t tokens, int64_t dim, int64_t steps,                 \
-                                      int64_t features, const T *x, const int64_t *selected,      \
-                                      const T *into, const T *shift, const T *out,                \
-                                      const T *offset, T *y, int threads) {                       \
+    int64_t undense_micro_steps_##suffix(int64_t tokens, int64_t dim, int64_t steps,              \
+                                         int64_t features, const T *x, const int64_t *selected,   \
+                                         const T *into, const T *shift, const T *out,             \
+                                         const T *offset, T *y, int threads) {                    \
+        const int64_t wrong = beyond(selected, features, dim);                                    \
+        if (wrong >= 0) return wrong;                                                             \
         RUN(micro_steps(tokens, dim, steps, features, x, selected, into, shift, out, offset, y,   \
                         threads))                                                                 \
+        return -1;                                                                                \
     }
 
 EXPORT(f32, float)

@@ -29,12 +29,13 @@ class NativePairs(Pairs):
 
     def __init__(self, chosen: Tensor, blocks: int, library: ctypes.CDLL) -> None:
         """`chosen` (tokens, k): numbers of blocks."""
+        assert chosen.dtype == torch.int64
         chosen = chosen.contiguous()
         self.tokens, k = chosen.shape
         self.blocks = blocks
-        self.order = torch.empty(chosen.numel(), dtype=torch.int64)
+        self.order = chosen.new_empty(chosen.numel())
         self.token = torch.empty_like(self.order)
-        self.offsets = torch.empty(blocks + 1, dtype=torch.int64)
+        self.offsets = chosen.new_empty(blocks + 1)
         places = map(address, (chosen, self.offsets, self.order, self.token))
         wrong = library.undense_group(self.tokens, k, blocks, *places)
         if wrong >= 0:
@@ -43,13 +44,19 @@ class NativePairs(Pairs):
             )
 
     def gather_dot(self, rows: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
-        out = torch.empty(len(self.order), matrix.shape[1])
+        kinds = {tensor.dtype for tensor in (rows, matrix, bias) if tensor is not None}
+        if len(kinds) > 1:
+            raise UndenseError(
+                f"token-chosen blocks: dtypes are mixed, {sorted(map(str, kinds))}; input, weights"
+                " and biases must have one, or run under autocast"
+            )
+        out = rows.new_empty(len(self.order), matrix.shape[1], dtype=torch.float32)
         bias = None if bias is None else bias.contiguous()
         self._run("gather_dot", matrix, rows.contiguous(), matrix.contiguous(), bias, out)
         return out
 
     def scatter_add(self, values: Tensor, matrix: Tensor) -> Tensor:
-        y = torch.zeros(self.tokens, matrix.shape[2])
+        y = values.new_zeros(self.tokens, matrix.shape[2], dtype=torch.float32)
         self._run("scatter_add", matrix, values.float().contiguous(), matrix.contiguous(), y)
         return y.to(matrix.dtype)
 

@@ -38,7 +38,7 @@ class RoutedWeights(NamedTuple):
 def routed(x: Tensor, weights: RoutedWeights, k: int, activation: str) -> Tensor:
     """y (..., dim) for `x` (..., dim), on a CPU, `k` blocks a token."""
     blocks, size, dim = weights.down.shape
-    y = torch.empty(x.shape, dtype=x.dtype)
+    y = x.new_empty(x.shape)
     held = [x.contiguous(), *(None if t is None else t.contiguous() for t in weights), y]
     rank = 0 if weights.first is None else weights.first.shape[1]
     shared = 0 if weights.shared_down is None else weights.shared_down.shape[2]

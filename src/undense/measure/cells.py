@@ -15,15 +15,16 @@ from undense.files import write_json
 from undense.measure.timing import environment
 
 PACKAGE = Path(__file__).resolve().parent.parent
-SOURCES = (".py", ".cpp", ".h", ".hpp", ".c", ".cu")
+SOURCES = (".py", ".cpp", ".inc", ".so")  # with what the compiler made of them
 
 
 @final
 class Cells:
     """One file a cell in `folder`/cells, each with what it depends on.
 
-    A cell counts only for the same `key` and the same identity: this package's source, torch, the
-    processor and its threads. Another one is measured anew, and written over it.
+    A cell counts only for the same `key` and the same identity: this package's source and compiled
+    library, torch, the processor and its threads. Another one is measured anew, and written over
+    it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -37,8 +38,11 @@ class Cells:
         path = self._path(key)
         if not path.is_file():
             return None
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        return kept["result"] if kept["identity"] == self.identity else None
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            return kept["result"] if kept["identity"] == self.identity else None
+        except (ValueError, TypeError, KeyError) as error:
+            raise UndenseError(f"{path} is no kept measurement; delete it") from error
 
     def put(self, key: Mapping[str, Any], result: Mapping[str, Any]) -> None:
         """Keep a result."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from undense import cost
+from undense.errors import UndenseError
 from undense.kernels.library import address, native
 
 _LIBRARY = torch.library.Library("undense", "FRAGMENT")
@@ -35,14 +36,18 @@ def micro_steps(
 
 def _run(x: Tensor, *held: Tensor) -> Tensor:
     steps, features = held[1].shape
-    y = torch.empty(x.shape, dtype=x.dtype)
+    y = x.new_empty(x.shape)
     dim = x.shape[-1]
     given = [tensor.contiguous() for tensor in (x, *held)]
-    native("micro_steps", x.dtype)(
+    wrong = native("micro_steps", x.dtype)(
         *(x.numel() // dim, dim, steps, features),
         *map(address, (*given, y)),
         torch.get_num_threads(),
     )
+    if wrong >= 0:
+        raise UndenseError(
+            f"selected feature {held[0][wrong].item()} does not exist; there are {dim}"
+        )
     return y
 
 
