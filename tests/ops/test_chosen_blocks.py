@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.library import opcheck
 
+from undense.errors import UndenseError
 from undense.kernels.pairs import FEW_PAIRS
 from undense.measure.flops import count_flops
 from undense.ops.activation import NAMES, activate
@@ -104,6 +106,13 @@ def test_flops_are_what_is_worked_out_by_hand() -> None:
 def test_the_operation_keeps_its_contract_with_the_compiler() -> None:
     given = operands(5, gated=True, bias=True, dtype=torch.float32)
     opcheck(torch.ops.undense.chosen_blocks.default, (*given, "silu"))
+
+
+def test_forward_mode_is_refused_not_answered_wrongly() -> None:
+    x, *rest = (t if t is None else t.detach() for t in operands(5, gated=False, bias=True))
+    chosen_blocks(x, *rest, "gelu")
+    with forward_ad.dual_level(), pytest.raises(UndenseError, match="no derivative in forward"):
+        chosen_blocks(x, *rest, "gelu")
 
 
 def test_autocast_runs_it_in_bf16() -> None:

@@ -16,18 +16,17 @@ from undense import contract, cost
 from undense.contract import DenseFFN, DenseShape, FFNComponent, Statistics, register
 from undense.cost import Cost
 from undense.errors import UndenseError
-from undense.kernels.held import held, plain, there
 from undense.kernels.library import alike, serves
-from undense.kernels.native_routed import ACTIVATIONS, RoutedWeights
+from undense.kernels.native_routed import ACTIVATIONS
 from undense.ops.activation import activate, canonical
 from undense.ops.auxiliary import unevenness, unevenness_cost, with_loss
 from undense.ops.block_linear import BlockLinear
 from undense.ops.chosen_blocks import chosen_blocks, chosen_blocks_cost
-from undense.ops.co_activation import best, co_active, log_energy
+from undense.ops.co_activation import best, block_energy, co_active, log_energy
 from undense.ops.low_rank import LowRankLinear
 from undense.ops.regression import Ridge, ridge
 from undense.ops.reshaped import reshaped
-from undense.ops.routed_blocks import routed_blocks
+from undense.ops.routed_blocks import routed_blocks, routed_weights
 
 # A start stores the fitted router this many times larger. Scale does not change the choice, but it
 # changes what a step of Adam does to it: at scale 1, forty steps of layer-wise distillation unlearn
@@ -128,7 +127,7 @@ class BlockTopK(FFNComponent):
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)
         if not self.training and self.activation in ACTIVATIONS and serves(x):
-            weights = self._weights()
+            weights = routed_weights(self, self.router, self.shared_up, self.shared_down)
             if weights is not None and alike(x, weights):
                 return routed_blocks(x, weights, self.config.chosen, self.activation)
         rows = x.reshape(-1, self.dim)
@@ -143,28 +142,6 @@ class BlockTopK(FFNComponent):
         if self.shared_up is not None and self.shared_down is not None:
             y = y + self.shared_down(self._neurons(self.shared_up(rows)))
         return (y if self.bias is None else y + self.bias).reshape(x.shape)
-
-    def _weights(self) -> RoutedWeights | None:
-        """What is read in place of calling the maps within; None where they have to be called."""
-        first, last, up, down = (None, self.router, self.shared_up, self.shared_down)
-        if isinstance(last, LowRankLinear) and plain(last, LowRankLinear):
-            first, last = (last.first, last.last)
-        for linear in (first, last, up, down):
-            if not plain(linear, BlockLinear):
-                return None
-        return RoutedWeights(
-            first=held(first, "weight"),
-            last=there(last, "weight"),
-            router_bias=held(last, "bias"),
-            temperature=there(self, "temperature"),
-            up=there(self, "up"),
-            up_bias=held(self, "up_bias"),
-            down=there(self, "down"),
-            shared_up=held(up, "weight"),
-            shared_up_bias=held(up, "bias"),
-            shared_down=held(down, "weight"),
-            bias=held(self, "bias"),
-        )
 
     def _neurons(self, inner: Tensor) -> Tensor:
         if not self.config.gated:
@@ -183,14 +160,9 @@ class BlockTopK(FFNComponent):
             parts.append(unevenness_cost("balance", tokens, self.blocks))
             parts.append(cost.elementwise("strength", 1, backward=1))
         softmax, back = (cost.per_element(n) for n in ("softmax", "softmax_backward"))
+        inner, biased = (self.up.shape[1], self.up_bias is not None)
         blocks = chosen_blocks_cost(
-            "blocks",
-            tokens * k,
-            self.dim,
-            size,
-            self.up.shape[1],
-            self.activation,
-            bias=self.up_bias is not None,
+            "blocks", tokens * k, self.dim, size, inner, self.activation, bias=biased
         )
         stored = [t.numel() for t in (self.up, self.up_bias, self.down) if t is not None]
         parts += [
@@ -267,10 +239,7 @@ class BlockTopK(FFNComponent):
 
     def _route(self, rows: Tensor, reader: Ridge, hidden: Tensor) -> None:
         """Fit the router to the logarithm of |block's output|^2, token by token."""
-        blocks = hidden.unflatten(1, (self.blocks, -1)).transpose(0, 1)
-        gram = self.down.data @ self.down.data.transpose(1, 2)
-        energy = ((blocks @ gram) * blocks).sum(-1).T.clamp_min(0)
-        wanted = log_energy(energy)
+        wanted = log_energy(block_energy(hidden, self.down.data))
         weight, bias = reader.solve(wanted)
         self.router.approximate_(weight.T, bias, torch.cov(rows.T))
         self.router.refit_(rows, wanted)

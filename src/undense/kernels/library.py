@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from undense.errors import UndenseError
 
@@ -51,8 +52,8 @@ def kernels() -> Kernels:
     """The library in use, decided once for a process.
 
     The environment variable UNDENSE_KERNELS chooses: auto (the best the CPU has), reference (plain
-    PyTorch), baseline, avx2, avx512 (no more than the CPU has). Raises UndenseError for another
-    value, for an instruction set that is not to be had, and for a library of other sources.
+    PyTorch), baseline, avx2, avx512, amx (no more than the CPU has). Raises UndenseError for
+    another value, for an instruction set that is not to be had, and for a library of other sources.
     """
     wanted = os.environ.get(VARIABLE) or "auto"
     if wanted not in CHOICES:
@@ -112,16 +113,22 @@ def address(tensor: Tensor | None) -> int | None:
 
 def serves(x: Tensor) -> bool:
     """Whether compiled inference takes this call: there is a library, no gradient is wanted, and
-    the tensor is on the CPU in fp32 or bf16, not under autocast; and it is not an export, whose
-    program may run elsewhere."""
+    the tensor is on the CPU in fp32 or bf16, not under autocast; it is not an export, whose
+    program may run elsewhere, nor differentiated in forward mode."""
     return (
         not torch.is_grad_enabled()
         and x.is_cpu
         and x.dtype in SUFFIX
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_exporting()
+        and not forward_mode()
         and present()
     )
+
+
+def forward_mode() -> bool:
+    """Whether someone differentiates in forward mode: a custom operation would drop the tangent."""
+    return forward_ad._current_level >= 0
 
 
 def alike(x: Tensor, held: Iterable[Tensor | None]) -> bool:

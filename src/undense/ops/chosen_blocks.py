@@ -15,6 +15,8 @@ from torch.utils.flop_counter import register_flop_formula
 
 from undense import cost
 from undense.cost import Cost
+from undense.errors import UndenseError
+from undense.kernels.library import forward_mode
 from undense.kernels.native_pairs import grouped
 from undense.kernels.pairs import Pairs, wide
 from undense.ops.activation import activate, activate_backward
@@ -35,6 +37,11 @@ def chosen_blocks(
     act(first half) * second half; `up_bias` (blocks, size or 2 * size) or None; `down`
     (blocks, size, dim); `chosen` (tokens, k), integers; `gates` (tokens, k). Returns (tokens, dim).
     """
+    if forward_mode():
+        raise UndenseError(
+            "token-chosen blocks have no derivative in forward mode; differentiate backwards"
+            " (backward, torch.func.vjp)"
+        )
     return _forward(x, up, up_bias, down, chosen, gates, activation)[0]
 
 

@@ -23,6 +23,13 @@ def log_energy(energy: Tensor) -> Tensor:
     return (energy + FLOOR * energy.mean() + torch.finfo(energy.dtype).tiny).log()
 
 
+def block_energy(hidden: Tensor, down: Tensor) -> Tensor:
+    """|down_b^T h_b|^2, what a block puts out: `hidden` (rows, blocks * size), `down` (blocks,
+    size, dim). Returns (rows, blocks)."""
+    blocks = hidden.unflatten(1, (len(down), -1)).transpose(0, 1)
+    return ((blocks @ (down @ down.transpose(1, 2))) * blocks).sum(-1).T.clamp_min(0)
+
+
 def best(scores: Tensor, k: int) -> Tensor:
     """1 where a score is among the k largest of its row, else 0: (rows, blocks) -> the same."""
     return torch.zeros_like(scores).scatter(1, scores.topk(k, 1).indices, 1.0)

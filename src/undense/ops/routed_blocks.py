@@ -10,12 +10,15 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
 from undense import cost
+from undense.kernels.held import held, plain, there
 from undense.kernels.native_routed import RoutedWeights, routed
+from undense.ops.block_linear import BlockLinear
 from undense.ops.chosen_blocks import chosen_blocks_cost
+from undense.ops.low_rank import LowRankLinear
 
 _LIBRARY = torch.library.Library("undense", "FRAGMENT")
 _LIBRARY.define(
@@ -31,6 +34,33 @@ def routed_blocks(x: Tensor, weights: RoutedWeights, k: int, activation: str) ->
     `x` (..., dim); on a CPU, without gradient; `activation` one of ACTIVATIONS.
     """
     return torch.ops.undense.routed_blocks(x, *weights, k, activation)
+
+
+def routed_weights(
+    own: nn.Module, router: nn.Module, up: nn.Module | None, down: nn.Module | None
+) -> RoutedWeights | None:
+    """What the operation reads in place of calling the maps within; None where they have to be
+    called. `own` has `temperature`, `up`, `up_bias`, `down`, `bias`; `up`, `down`: shared neurons.
+    """
+    first, last = (None, router)
+    if isinstance(last, LowRankLinear) and plain(last, LowRankLinear):
+        first, last = (last.first, last.last)
+    for linear in (first, last, up, down):
+        if not plain(linear, BlockLinear):
+            return None
+    return RoutedWeights(
+        first=held(first, "weight"),
+        last=there(last, "weight"),
+        router_bias=held(last, "bias"),
+        temperature=there(own, "temperature"),
+        up=there(own, "up"),
+        up_bias=held(own, "up_bias"),
+        down=there(own, "down"),
+        shared_up=held(up, "weight"),
+        shared_up_bias=held(up, "bias"),
+        shared_down=held(down, "weight"),
+        bias=held(own, "bias"),
+    )
 
 
 def _run(x: Tensor, *rest: Any) -> Tensor:
