@@ -49,6 +49,7 @@ def test_the_peak_begins_anew_at_a_mark() -> None:
     if mark_peak():
         low = peak_megabytes()
         assert low < high - 100
-        with mmap(-1, 80_000_000) as fresh:  # an allocator could hand out pages that are already held
+        # Pages of its own: an allocator could hand out some that are already held.
+        with mmap(-1, 80_000_000) as fresh:
             fresh.write(b"1" * 80_000_000)
         assert low + 60 < peak_megabytes()
