@@ -22,6 +22,7 @@ VERBS: dict[str, str] = {
     "estimate": "what a model could gain on this machine, before anything is trained: go or no-go",
     "bench ffn": "how fast single FFNs are, dense and others, checked and then timed in turn",
     "bench model": "how fast whole models are: prefill, decoding, training step, peak memory",
+    "bench pareto": "loss against cost: FFNs trained from scratch, every arm tuned alike",
     "report": "rebuild the report of a run folder",
     "ls": "the components and presets that --ffn takes",
     "doctor": "check the installation and say how to mend it",

@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.integrations.integration_utils import TensorBoardCallback
 
-from undense.errors import UndenseError
+from undense.errors import DivergenceError, UndenseError
 from undense.files import new_parents, write_json
 from undense.train.build import build_model
 from undense.train.checkpoints import last_checkpoint, step_of
@@ -64,7 +64,7 @@ def pretrain(
         raise UndenseError(f"{folder} exists and is no pretraining run; give another folder")
 
     set_seed(recipe.seed)
-    tokenizer = _tokenizer(recipe, corpus)
+    tokenizer = tokenizer_of(recipe, corpus)
     train_tokens = encode(corpus, "train", tokenizer)
     heldout = BlockDataset(
         encode(corpus, "heldout", tokenizer), recipe.context, limit=recipe.eval_limit
@@ -100,7 +100,7 @@ def _fit(
         args=_arguments(recipe, folder),
         train_dataset=train,
         eval_dataset=heldout,
-        optimizers=(_optimizer(model, recipe), None),
+        optimizers=(optimizer_of(model, recipe), None),
         callbacks=[
             TensorBoardCallback(SummaryWriter(log_dir=str(folder / "tensorboard"))),
             _StopWhenNotFinite(folder),
@@ -162,18 +162,20 @@ class _StopWhenNotFinite(TrainerCallback):
         if bad:
             last = last_checkpoint(self.folder)
             kept = "no checkpoint was written" if last is None else f"{last.name} is the last good"
-            raise UndenseError(
+            raise DivergenceError(
                 f"training diverged at step {state.global_step}: {bad}; {kept}; "
                 f"lower learning_rate={args.learning_rate}, or use dtype fp32"
             )
 
 
-def _tokenizer(recipe: PretrainRecipe, corpus: Corpus) -> PreTrainedTokenizerBase:
+def tokenizer_of(recipe: PretrainRecipe, corpus: Corpus) -> PreTrainedTokenizerBase:
+    """The tokenizer that a recipe asks for, trained on the training split."""
     texts = (document.text for document in corpus.train)
     return train_tokenizer(texts, vocab_size=recipe.vocab_size, context=recipe.context)
 
 
-def _optimizer(model: PreTrainedModel, recipe: PretrainRecipe) -> torch.optim.Optimizer:
+def optimizer_of(model: PreTrainedModel, recipe: PretrainRecipe) -> torch.optim.Optimizer:
+    """AdamW with the groups that a recipe asks for."""
     groups = parameter_groups(
         model,
         rate=recipe.learning_rate,

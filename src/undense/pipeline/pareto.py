@@ -1,0 +1,219 @@
+"""`bench pareto`: many FFNs trained from scratch and tuned alike; loss against what each costs."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import undense.ffn  # noqa: F401  (registers the components)
+from undense.errors import UndenseError
+from undense.files import write_json
+from undense.measure.intervals import paired, summary
+from undense.measure.timing import environment
+from undense.pipeline.arm_costs import costs, times
+from undense.pipeline.study import MOST_EXTENSIONS, Study
+from undense.pipeline.study_runs import Run, losses, run_all
+from undense.report.pareto_plot import draw_pareto
+
+
+def bench_pareto(
+    study: Study, folder: Path, *, name: str, jobs: int, threads: int
+) -> dict[str, Any]:
+    """Run what `folder` does not hold yet; returns everything as plain JSON values.
+
+    First the time of every arm's step, where an arm is trained as long as another; then a sweep of
+    the learning rate for each arm on a seed of its own; then all arms, seed by seed; then the times
+    that are reported. Writes `NAME-DATE.json` and a plot. Raises `UndenseError` before any training
+    for an arm that cannot be built, and for a folder of another study.
+    """
+    _claim(study, folder)
+    what = costs(study)
+    steps = _steps(study, folder, threads)
+    search = _sweep(study, folder, jobs=jobs, threads=threads)
+    rates = _best(study, search)
+    runs = {
+        arm: [_run(study, folder, arm, rates[arm], seed, steps[arm]) for seed in study.seeds]
+        for arm in study.arms
+    }
+    # seed by seed, so that an interrupted study has whole pairs
+    run_all([run for turn in zip(*runs.values(), strict=True) for run in turn],
+            jobs=jobs, threads=threads)  # fmt: skip
+    clock = _kept(folder / "times.json", lambda: times(study, threads=threads))
+    arms = {
+        arm: _figures(study, runs[arm], what[arm], clock["arms"][arm], rates[arm], steps[arm])
+        for arm in study.arms
+    }
+    today = datetime.date.today().isoformat()
+    result: dict[str, Any] = {
+        "created": today,
+        "command": f"undense bench pareto {name}",
+        "study": study.to_dict(),
+        "environment": environment(),
+        "timing": {key: value for key, value in clock.items() if key != "arms"},
+        "arms": arms,
+        "paired": {
+            f"{arm} - {yardstick}": paired(arms[arm]["losses"], arms[yardstick]["losses"])
+            for yardstick in study.yardsticks
+            for arm in study.arms
+            if arm != yardstick
+        },
+        "search": search,
+    }
+    stem = Path(name).stem
+    plot = draw_pareto(result, folder / f"{stem}-{today}.png")
+    result["files"] = [str(folder / f"{stem}-{today}.json"), str(plot)]
+    write_json(folder / f"{stem}-{today}.json", result)
+    return result
+
+
+def planned(study: Study) -> dict[str, Any]:
+    """What would be run at least, and what every arm is, without training anything."""
+    tokens = study.recipe(next(iter(study.arms)), rate=study.rates[0], seed=study.sweep_seed)
+    return {
+        "sweep_runs": len(study.swept) * len(study.rates),
+        "runs": len(study.arms) * len(study.seeds),
+        "tokens": tokens.steps * tokens.batch * tokens.context,
+        "arms": costs(study),
+    }
+
+
+def _claim(study: Study, folder: Path) -> None:
+    """One study a folder; more arms and more seeds may join it later."""
+    path = folder / "study.json"
+    now = study.to_dict()
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = [k for k in ("base", "rates", "sweep_steps", "sweep_seed") if before[k] != now[k]]
+        changed += [
+            f"arms.{arm}"
+            for arm, fields in before["arms"].items()
+            if now["arms"].get(arm, fields) != fields
+        ]
+        if changed:
+            raise UndenseError(
+                f"{folder} holds another study (differs in {', '.join(changed)}); give another"
+                " --output-dir"
+            )
+        now["arms"] = {**before["arms"], **now["arms"]}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, now)
+
+
+def _kept(path: Path, measure: Any) -> dict[str, Any]:
+    """What was measured before, or is now: a resumed study must not change its own terms."""
+    if not path.is_file():
+        write_json(path, measure())
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _steps(study: Study, folder: Path, threads: int) -> dict[str, int]:
+    """Of every arm: those of its recipe, or as many as take the time of another arm."""
+    plain = {
+        arm: study.recipe(arm, rate=study.rates[0], seed=study.sweep_seed).steps
+        for arm in study.arms
+    }
+    timed = {arm: one.as_long_as for arm, one in study.arms.items() if one.as_long_as}
+    if not timed:
+        return plain
+    clock = _kept(folder / "steps.json", lambda: times(study, threads=threads))["arms"]
+    if lacking := [arm for arm in (*timed, *timed.values()) if arm not in clock]:
+        raise UndenseError(
+            f"{folder / 'steps.json'} has no time of {', '.join(lacking)}, which joined the study"
+            " later; delete it together with the runs that were made by it"
+        )
+    return plain | {
+        arm: round(plain[other] * clock[other]["step_ms"] / clock[arm]["step_ms"])
+        for arm, other in timed.items()
+    }
+
+
+def _run(study: Study, folder: Path, arm: str, rate: float, seed: int, steps: int) -> Run:
+    recipe = study.recipe(arm, rate=rate, seed=seed, steps=steps)
+    return Run(
+        arm=arm, recipe=recipe, folder=folder / "runs" / arm / f"{rate:g}-{steps}-seed{seed}"
+    )
+
+
+def _sweep(study: Study, folder: Path, *, jobs: int, threads: int) -> list[dict[str, Any]]:
+    """Every arm's losses by rate: the grid, then further at an end while that end is best."""
+    factor = study.rates[1] / study.rates[0]
+    tried = {arm: list(study.rates) for arm in study.swept}
+    runs: dict[str, list[Run]] = {}
+    for _ in range(MOST_EXTENSIONS + 1):
+        runs = {
+            arm: [
+                _run(study, folder, arm, rate, study.sweep_seed, study.sweep_steps)
+                for rate in tried[arm]
+            ]
+            for arm in study.swept
+        }
+        run_all([run for runs in runs.values() for run in runs], jobs=jobs, threads=threads)
+        grown = False
+        for arm in study.swept:
+            found = losses(runs[arm])
+            best = found.index(min(found))
+            # rounded, so that the same rate has the same folder from whichever end it is reached
+            if best == 0:
+                tried[arm].insert(0, float(f"{tried[arm][0] / factor:.3g}"))
+                grown = True
+            elif best == len(found) - 1:
+                tried[arm].append(float(f"{tried[arm][-1] * factor:.3g}"))
+                grown = True
+        if not grown:
+            break
+    log = []
+    for arm, of_arm in runs.items():
+        for run, loss in zip(of_arm, losses(of_arm), strict=True):
+            metrics = run.found() or {}
+            log.append(
+                {
+                    "arm": arm,
+                    "rate": run.recipe.learning_rate,
+                    "steps": run.recipe.steps,
+                    "loss": loss if math.isfinite(loss) else None,
+                    "seconds": metrics.get("training_seconds"),
+                }
+            )
+    return log
+
+
+def _best(study: Study, search: list[dict[str, Any]]) -> dict[str, float]:
+    best: dict[str, float] = {}
+    for arm in study.swept:
+        finite = [row for row in search if row["arm"] == arm and row["loss"] is not None]
+        if not finite:
+            raise UndenseError(f"study: arm {arm!r} diverged at every rate that was tried")
+        best[arm] = min(finite, key=lambda row: row["loss"])["rate"]
+    return {arm: best[one.rate_of or arm] for arm, one in study.arms.items()}
+
+
+def _figures(
+    study: Study,
+    runs: list[Run],
+    what: dict[str, Any],
+    clock: dict[str, Any],
+    rate: float,
+    steps: int,
+) -> dict[str, Any]:
+    found = losses(runs)
+    if not all(map(math.isfinite, found)):
+        bad = [run.recipe.seed for run, loss in zip(runs, found, strict=True) if loss == math.inf]
+        raise UndenseError(
+            f"study: arm {runs[0].arm!r} diverged at rate {rate:g} on seeds {bad}, at which its"
+            " sweep did not; give a grid of lower rates"
+        )
+    recipe = runs[0].recipe
+    return {
+        **what,
+        **clock,
+        "rate": rate,
+        "steps": steps,
+        "tokens": steps * recipe.batch * recipe.context,
+        "training_flops": what["training_flops_per_step"] * steps,
+        "training_seconds": clock["step_ms"] * steps / 1000,
+        "losses": found,
+        **summary(found),
+    }
