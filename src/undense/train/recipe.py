@@ -51,6 +51,8 @@ class PretrainRecipe:
     beta1: float = 0.9
     beta2: float = 0.95
     clip: float = 1.0  # gradient norm
+    divergence: float = 1.0  # nats that the running loss may rise above its lowest
+    reverts: int = 3  # how often a run that diverges may go back, at half the learning rate
     dtype: Precision = "fp32"  # bf16 is autocast: the weights stay float32
     stored: Storage = "fp32"  # the weights on disk; fp16 is rounded before it is evaluated
     seed: int = 0
@@ -86,6 +88,11 @@ class PretrainRecipe:
             )
         if not self.learning_rate > 0:
             raise UndenseError(f"recipe: learning_rate={self.learning_rate}; it must be positive")
+        if self.reverts < 0 or not self.divergence > 0:
+            raise UndenseError(
+                f"recipe: reverts={self.reverts} must be at least 0 and divergence="
+                f"{self.divergence} above 0"
+            )
         if not 0 <= self.warmup < 1:
             raise UndenseError(f"recipe: warmup={self.warmup}; a share of the steps in [0, 1)")
 
