@@ -173,6 +173,16 @@ def test_weights_stored_in_half_load_as_float32_and_are_what_was_evaluated(recip
     assert metrics["loss"] == heldout_loss(model, dataset)
 
 
+def test_rates_and_scales_of_the_recipe_reach_the_run(recipe, tmp_path):
+    """At a rate of zero nothing moves: the start is what is saved."""
+    still = dataclasses.replace(
+        recipe, rates={"*": 0.0}, scales={"*.ln_1.weight": 3.0}, save_every=1, steps=1
+    )
+    pretrain(still, tmp_path)
+    assert (_weights(tmp_path)["transformer.h.0.ln_1.weight"] == 3.0).all()
+    assert (_weights(tmp_path)["transformer.h.0.ln_2.weight"] == 1.0).all()
+
+
 def test_only_matrices_decay(recipe, finished):
     folder, _ = finished
     groups = torch.load(folder / "checkpoint-6" / "optimizer.pt", weights_only=True)["param_groups"]

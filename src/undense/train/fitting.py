@@ -176,6 +176,7 @@ def _optimizer(model: PreTrainedModel, recipe: PretrainRecipe) -> torch.optim.Op
         rate=recipe.learning_rate,
         decay=recipe.weight_decay,
         factor_rates=recipe.factor_rates,
+        rates=recipe.rates,
     )
     return torch.optim.AdamW(groups, betas=(recipe.beta1, recipe.beta2), eps=1e-8, fused=True)
 

@@ -19,6 +19,7 @@ from undense.train.progress import Progress
 from undense.train.publish import publish
 from undense.train.recipe import PretrainRecipe
 from undense.train.reverts import DivergenceError, Reverts
+from undense.train.scales import scale_
 from undense.train.tokens import BlockDataset, encode, train_tokenizer
 
 Build = Callable[[PretrainRecipe, PreTrainedTokenizerBase], PreTrainedModel]
@@ -103,6 +104,7 @@ def _trained(
         progress = Progress.load(checkpoint)
         set_seed(recipe.seed)
         model = build(recipe, tokenizer)
+        scale_(model, factor_scales=recipe.factor_scales, scales=recipe.scales)
         try:
             fit(
                 model,
