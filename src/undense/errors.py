@@ -5,5 +5,5 @@ class UndenseError(ValueError):
     """Something that the user can mend; commands print its one line without a traceback."""
 
 
-class DivergenceError(UndenseError):
-    """A training run whose loss or gradient stopped being finite, with no remedy left."""
+class RunDivergedError(UndenseError):
+    """A training run that diverged once more than it may go back."""

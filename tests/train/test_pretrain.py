@@ -129,8 +129,11 @@ def test_a_killed_run_that_is_resumed_ends_with_the_same_weights(
     shutil.copytree(tmp_path / "checkpoint-3", half_written)
     (half_written / "trainer_state.json").unlink()
     steps = SteppedFrom()
-    assert pretrain(recipe, tmp_path, callbacks=[steps]) == finished[1]
+    again = pretrain(recipe, tmp_path, callbacks=[steps])
     assert steps.steps == [3, 4, 5]
+    seconds = [metrics.pop("training_seconds") for metrics in (again, dict(finished[1]))]
+    assert again == {k: v for k, v in finished[1].items() if k != "training_seconds"}
+    assert all(0 < s < 60 for s in seconds)
     assert _same_weights(tmp_path, finished[0])
 
 
@@ -158,16 +161,6 @@ def test_a_folder_with_checkpoints_is_not_started_over(recipe, finished):
         pretrain(recipe, finished[0], resume=False)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_last_good_state(recipe, tmp_path):
-    class Spoil(TrainerCallback):
-        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == 4:
-                next(kwargs["model"].parameters()).data.fill_(float("nan"))
-
-    with pytest.raises(UndenseError, match=r"diverged at step 5.*checkpoint-3 is the last good"):
-        pretrain(recipe, tmp_path, callbacks=[Spoil()])
-
-
 def test_weights_stored_in_half_load_as_float32_and_are_what_was_evaluated(recipe, tmp_path):
     half = dataclasses.replace(recipe, stored="fp16", steps=1, host="llama", dtype="bf16")
     metrics = pretrain(half, tmp_path)
@@ -178,6 +171,16 @@ def test_weights_stored_in_half_load_as_float32_and_are_what_was_evaluated(recip
     heldout = encode(load_corpus(recipe.data), "heldout", tokenizer)
     dataset = BlockDataset(heldout, recipe.context, limit=recipe.eval_limit)
     assert metrics["loss"] == heldout_loss(model, dataset)
+
+
+def test_rates_and_scales_of_the_recipe_reach_the_run(recipe, tmp_path):
+    """At a rate of zero nothing moves: the start is what is saved."""
+    still = dataclasses.replace(
+        recipe, rates={"*": 0.0}, scales={"*.ln_1.weight": 3.0}, save_every=1, steps=1
+    )
+    pretrain(still, tmp_path)
+    assert (_weights(tmp_path)["transformer.h.0.ln_1.weight"] == 3.0).all()
+    assert (_weights(tmp_path)["transformer.h.0.ln_2.weight"] == 1.0).all()
 
 
 def test_only_matrices_decay(recipe, finished):

@@ -36,6 +36,10 @@ def test_the_recipe_of_the_tiny_model_is_valid():
         ({"layers": "four"}, "layers='four'; expected int"),
         ({"batch": 2.5}, "batch=2.5; expected int"),
         ({"layer": 4}, "unknown field layer"),
+        ({"reverts": -1}, "reverts=-1"),
+        ({"divergence": 0.0}, "divergence=0.0"),
+        ({"rates": {"*": -1.0}}, r"rates: '\*': -1.0"),
+        ({"scales": {"*": "two"}}, r"scales: '\*': 'two'"),
     ],
 )
 def test_a_field_that_makes_no_sense_is_named(values, says):

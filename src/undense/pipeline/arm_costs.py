@@ -23,7 +23,8 @@ from undense.pipeline.pretraining import build_from
 from undense.pipeline.study import Study
 from undense.train.build import build_model
 from undense.train.corpus import load_corpus
-from undense.train.pretrain import optimizer_of, tokenizer_of
+from undense.train.fitting import optimizer_of
+from undense.train.pretrain import tokenizer_of
 from undense.train.recipe import PretrainRecipe
 
 ROUNDS = 15

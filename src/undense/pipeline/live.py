@@ -110,6 +110,8 @@ class LiveCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        if self.live is not None:  # the run before went back after it had diverged
+            self.live.close()
         if state.is_world_process_zero:
             self.live = Live(kwargs["model"], self.folder, every=self.every)
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from undense.errors import DivergenceError, UndenseError
+from undense.errors import RunDivergedError, UndenseError
 from undense.files import write_json
 from undense.train.recipe import PretrainRecipe
 
@@ -101,7 +101,7 @@ def _train(run: Run) -> None:
             os.dup2(stream.fileno(), descriptor)
     try:
         pretrain(run.recipe, run.folder, build=build_from)
-    except DivergenceError as error:
+    except RunDivergedError as error:
         write_json(run.folder / "run.json", {"recipe": run.recipe.to_dict()})
         write_json(run.folder / "metrics.json", {"loss": None, "diverged": str(error)})
     for checkpoint in run.folder.glob("checkpoint-*"):

@@ -7,14 +7,18 @@ from pathlib import Path
 from transformers.trainer_utils import sort_checkpoints
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The last checkpoint in `folder` that is whole: the Trainer writes its state file last, so
-    one that was cut off while it was written has none."""
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in `folder` that are whole, in the order of their steps: the Trainer writes
+    its state file last, so one that was cut off while it was written has none."""
     if not folder.is_dir():
-        return None
+        return []
     found = [Path(path) for path in sort_checkpoints(str(folder))]
-    whole = [path for path in found if (path / "trainer_state.json").exists()]
-    return whole[-1] if whole else None
+    return [path for path in found if (path / "trainer_state.json").exists()]
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The last checkpoint in `folder` that is whole."""
+    return next(reversed(whole_checkpoints(folder)), None)
 
 
 def step_of(checkpoint: Path) -> int:

@@ -1,44 +1,35 @@
 """Pretraining from scratch: a recipe in, a stock Hugging Face folder out."""
 
 import json
-import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
-import torch
-from safetensors.torch import load_model
-from torch.utils.tensorboard import SummaryWriter
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-    set_seed,
-)
-from transformers.integrations.integration_utils import TensorBoardCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 
-from undense.errors import DivergenceError, UndenseError
+from undense.errors import UndenseError
 from undense.files import new_parents, write_json
 from undense.train.build import build_model
-from undense.train.checkpoints import last_checkpoint, step_of
+from undense.train.checkpoints import last_checkpoint
 from undense.train.corpus import Corpus, load_corpus
-from undense.train.groups import parameter_groups
+from undense.train.fitting import fit
+from undense.train.progress import Progress
 from undense.train.publish import publish
 from undense.train.recipe import PretrainRecipe
+from undense.train.reverts import DivergenceError, Reverts
+from undense.train.scales import scale_
 from undense.train.tokens import BlockDataset, encode, train_tokenizer
+
+Build = Callable[[PretrainRecipe, PreTrainedTokenizerBase], PreTrainedModel]
 
 
 def pretrain(
     recipe: PretrainRecipe,
     output_dir: str | Path,
     *,
-    build: Callable[[PretrainRecipe, PreTrainedTokenizerBase], PreTrainedModel] = build_model,
+    build: Build = build_model,
     resume: bool = True,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
@@ -47,9 +38,9 @@ def pretrain(
     `build` makes the untrained model of a recipe; the one given knows hosts, not replacements.
 
     A folder that already has checkpoints of the same recipe and corpus is continued from the
-    last one: the weights are those of a run that was never interrupted. Raises `UndenseError`
-    for a folder of another run, for one with checkpoints where `resume` is false, and where the
-    loss stops being finite."""
+    last one: the weights are those of a run that was never interrupted. A run that diverges goes
+    back by itself (`reverts.py`). Raises `UndenseError` for a folder of another run, for one with
+    checkpoints where `resume` is false, and where the run diverges once more than `reverts`."""
     folder = Path(output_dir)
     checkpoint = last_checkpoint(folder)
     if checkpoint is not None and not resume:
@@ -63,17 +54,25 @@ def pretrain(
     elif folder.exists() and not _is_empty(folder) and not (folder / "run.json").is_file():
         raise UndenseError(f"{folder} exists and is no pretraining run; give another folder")
 
-    set_seed(recipe.seed)
     tokenizer = tokenizer_of(recipe, corpus)
     train_tokens = encode(corpus, "train", tokenizer)
     heldout = BlockDataset(
         encode(corpus, "heldout", tokenizer), recipe.context, limit=recipe.eval_limit
     )
-    model = build(recipe, tokenizer)
-    train_blocks = BlockDataset(train_tokens, recipe.context)
+    train = BlockDataset(train_tokens, recipe.context)
     with _kept_if_useful(folder):
         write_json(folder / "run.json", identity)
-        _fit(model, recipe, train_blocks, heldout, folder, checkpoint, callbacks)
+        reverts = Reverts(folder, most=recipe.reverts)
+        model, progress = _trained(
+            recipe,
+            tokenizer,
+            train,
+            heldout,
+            folder,
+            build=build,
+            reverts=reverts,
+            callbacks=callbacks,
+        )
         return publish(
             model,
             tokenizer,
@@ -82,38 +81,46 @@ def pretrain(
             train_tokens=train_tokens,
             heldout=heldout,
             folder=folder,
+            progress=progress,
+            reverts=reverts,
         )
 
 
-def _fit(
-    model: PreTrainedModel,
+def _trained(
     recipe: PretrainRecipe,
+    tokenizer: PreTrainedTokenizerBase,
     train: BlockDataset,
     heldout: BlockDataset,
     folder: Path,
-    checkpoint: Path | None,
+    *,
+    build: Build,
+    reverts: Reverts,
     callbacks: Sequence[TrainerCallback],
-) -> None:
-    """Train `model` in place, from `checkpoint` on where there is one."""
-    trainer = Trainer(
-        model=model,
-        args=_arguments(recipe, folder),
-        train_dataset=train,
-        eval_dataset=heldout,
-        optimizers=(optimizer_of(model, recipe), None),
-        callbacks=[
-            TensorBoardCallback(SummaryWriter(log_dir=str(folder / "tensorboard"))),
-            _StopWhenNotFinite(folder),
-            *callbacks,
-        ],
-    )
-    if checkpoint is not None and step_of(checkpoint) >= recipe.steps:
-        # The Trainer would take one more step before it notices that none is left.
-        load_model(model, checkpoint / "model.safetensors")
-    else:
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        # With bf16 the Trainer leaves autocast around `forward`; what follows is float32.
-        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+) -> tuple[PreTrainedModel, Progress]:
+    """The model at the end, and the progress of its run; each attempt starts from the last
+    checkpoint, by the same way as a run that was killed."""
+    while True:
+        checkpoint = last_checkpoint(folder)
+        progress = Progress.load(checkpoint)
+        set_seed(recipe.seed)
+        model = build(recipe, tokenizer)
+        scale_(model, factor_scales=recipe.factor_scales, scales=recipe.scales)
+        try:
+            fit(
+                model,
+                recipe,
+                train,
+                heldout,
+                folder,
+                checkpoint=checkpoint,
+                progress=progress,
+                halvings=len(reverts.events),
+                callbacks=callbacks,
+            )
+        except DivergenceError as error:
+            reverts.add(error, progress, learning_rate=recipe.learning_rate)
+        else:
+            return model, progress
 
 
 @contextmanager
@@ -136,81 +143,10 @@ def _is_empty(folder: Path) -> bool:
     return folder.is_dir() and not any(folder.iterdir())
 
 
-@final
-class _StopWhenNotFinite(TrainerCallback):
-    """Ends the run at the first loss or gradient that is not finite."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        # A log comes before the save of the same step, so no checkpoint outlives its own check.
-        control.should_log = control.should_log or control.should_save
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        watched = {name: (logs or {}).get(name, 0.0) for name in ("loss", "grad_norm")}
-        bad = {name: value for name, value in watched.items() if not math.isfinite(float(value))}
-        if bad:
-            last = last_checkpoint(self.folder)
-            kept = "no checkpoint was written" if last is None else f"{last.name} is the last good"
-            raise DivergenceError(
-                f"training diverged at step {state.global_step}: {bad}; {kept}; "
-                f"lower learning_rate={args.learning_rate}, or use dtype fp32"
-            )
-
-
 def tokenizer_of(recipe: PretrainRecipe, corpus: Corpus) -> PreTrainedTokenizerBase:
     """The tokenizer that a recipe asks for, trained on the training split."""
     texts = (document.text for document in corpus.train)
     return train_tokenizer(texts, vocab_size=recipe.vocab_size, context=recipe.context)
-
-
-def optimizer_of(model: PreTrainedModel, recipe: PretrainRecipe) -> torch.optim.Optimizer:
-    """AdamW with the groups that a recipe asks for."""
-    groups = parameter_groups(
-        model,
-        rate=recipe.learning_rate,
-        decay=recipe.weight_decay,
-        factor_rates=recipe.factor_rates,
-    )
-    return torch.optim.AdamW(groups, betas=(recipe.beta1, recipe.beta2), eps=1e-8, fused=True)
-
-
-def _arguments(recipe: PretrainRecipe, folder: Path) -> TrainingArguments:
-    cpu = not torch.cuda.is_available()
-    return TrainingArguments(
-        output_dir=str(folder),
-        max_steps=recipe.steps,
-        per_device_train_batch_size=recipe.batch,
-        per_device_eval_batch_size=recipe.batch,
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=round(recipe.warmup * recipe.steps),
-        max_grad_norm=recipe.clip,
-        bf16=recipe.dtype == "bf16",
-        use_cpu=cpu,
-        dataloader_pin_memory=not cpu,
-        seed=recipe.seed,
-        data_seed=recipe.seed,
-        save_steps=recipe.save_every,
-        save_total_limit=2,
-        eval_strategy="steps",
-        eval_steps=recipe.eval_every,
-        logging_steps=recipe.log_every,
-        logging_nan_inf_filter=False,
-        prediction_loss_only=True,
-        report_to="none",  # the TensorBoard callback is given with its folder
-        disable_tqdm=False,
-    )
 
 
 def _require_same_run(folder: Path, identity: dict[str, Any]) -> None:

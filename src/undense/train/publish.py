@@ -14,7 +14,9 @@ from undense.train.card import pretrained_card
 from undense.train.corpus import Corpus
 from undense.train.heldout import heldout_loss
 from undense.train.ngram import ngram_losses
+from undense.train.progress import Progress
 from undense.train.recipe import PretrainRecipe
+from undense.train.reverts import Reverts
 from undense.train.tokens import BlockDataset, batches_hash
 
 
@@ -27,6 +29,8 @@ def publish(
     train_tokens: torch.Tensor,
     heldout: BlockDataset,
     folder: Path,
+    progress: Progress,
+    reverts: Reverts,
 ) -> dict[str, Any]:
     """Weights, tokenizer, `recipe.json`, `metrics.json` and a card into `folder`; returns the
     metrics. `metrics.json` comes last: a folder that has one is complete.
@@ -38,6 +42,8 @@ def publish(
             parameter.data = parameter.data.half().float()
     model.config.use_cache = True  # the Trainer switches it off; generation wants it
     metrics = _metrics(model, tokenizer, recipe, corpus, train_tokens, heldout)
+    metrics["training_seconds"] = reverts.seconds(progress.seconds)
+    metrics["reverts"] = reverts.to_list()
     # Beside the target and not in the system's temporary folder: a rename must not cross disks.
     staging = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
     try:

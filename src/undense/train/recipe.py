@@ -1,7 +1,8 @@
 """A pretraining run as data: what to build, on which text, for how long."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+import math
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args
@@ -18,6 +19,7 @@ _KINDS: dict[Any, tuple[type, ...]] = {
     int | None: (int, NoneType),
     str | None: (str, NoneType),
     str | dict[str, Any] | None: (str, dict, NoneType),
+    dict[str, float]: (dict,),
     bool: (bool,),
     Host: (str,),
     Precision: (str,),
@@ -47,10 +49,15 @@ class PretrainRecipe:
     mixer: str | dict[str, Any] | None = None  # spectral: a name or config; None: its default
     attention_every: int | None = None  # spectral: every n-th layer is windowed attention
     factor_rates: bool = False  # each factor's rate by its fan-in, see train/groups.py
+    rates: dict[str, float] = field(default_factory=dict)  # x the rate, by glob of parameter names
+    factor_scales: bool = False  # each factor's start by its fans, see train/scales.py
+    scales: dict[str, float] = field(default_factory=dict)  # x the start, by glob of names
     weight_decay: float = 0.1  # on matrices only
     beta1: float = 0.9
     beta2: float = 0.95
     clip: float = 1.0  # gradient norm
+    divergence: float = 1.0  # nats that the running loss may rise above its lowest
+    reverts: int = 3  # how often a run that diverges may go back, at half the learning rate
     dtype: Precision = "fp32"  # bf16 is autocast: the weights stay float32
     stored: Storage = "fp32"  # the weights on disk; fp16 is rounded before it is evaluated
     seed: int = 0
@@ -60,13 +67,13 @@ class PretrainRecipe:
     eval_limit: int | None = None  # held-out blocks; None: all
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for each in fields(self):
+            value = getattr(self, each.name)
             # A whole number is a fine float; the rest must be of its own type, true/false too.
-            kinds = _KINDS[field.type]
+            kinds = _KINDS[each.type]
             if type(value) not in kinds:
                 raise UndenseError(
-                    f"recipe: {field.name}={value!r}; expected {' or '.join(map(_name, kinds))}"
+                    f"recipe: {each.name}={value!r}; expected {' or '.join(map(_name, kinds))}"
                 )
         for name, kind in (("host", Host), ("dtype", Precision), ("stored", Storage)):
             if (value := getattr(self, name)) not in (choices := get_args(kind)):
@@ -86,13 +93,24 @@ class PretrainRecipe:
             )
         if not self.learning_rate > 0:
             raise UndenseError(f"recipe: learning_rate={self.learning_rate}; it must be positive")
+        for name in ("rates", "scales"):
+            for pattern, number in getattr(self, name).items():
+                if type(number) not in (int, float) or not 0 <= number < math.inf:
+                    raise UndenseError(
+                        f"recipe: {name}: {pattern!r}: {number!r} must be a number of at least 0"
+                    )
+        if self.reverts < 0 or not self.divergence > 0:
+            raise UndenseError(
+                f"recipe: reverts={self.reverts} must be at least 0 and divergence="
+                f"{self.divergence} above 0"
+            )
         if not 0 <= self.warmup < 1:
             raise UndenseError(f"recipe: warmup={self.warmup}; a share of the steps in [0, 1)")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "PretrainRecipe":
         """Raises `UndenseError` for a field that no recipe has."""
-        known = [field.name for field in fields(cls)]
+        known = [each.name for each in fields(cls)]
         if unknown := sorted(set(values) - set(known)):
             raise UndenseError(
                 f"recipe: unknown field {', '.join(unknown)}; known are {', '.join(known)}"
