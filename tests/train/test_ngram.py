@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from undense.errors import UndenseError
-from undense.train.ngram import NGramModel, ngram_losses
+from undense.train.ngram import NGramModel, kept_ngram_losses, ngram_losses
 
 VOCABULARY = 7
 
@@ -121,3 +121,14 @@ def test_only_which_ids_are_equal_matters_and_not_how_large_they_are(tokens, blo
 def test_fewer_tokens_than_the_order_are_refused():
     with pytest.raises(UndenseError, match="order=5"):
         NGramModel.fit(np.array([1, 2, 3]), vocab_size=4, order=5)
+
+
+def test_losses_are_kept_by_what_they_depend_on(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("UNDENSE_CACHE", str(tmp_path / "cache"))
+    stream = np.random.default_rng(0).integers(20, size=600)
+    blocks = stream[500:].reshape(-1, 10)
+    first = kept_ngram_losses(stream[:500], blocks, vocab_size=20)
+    assert first == ngram_losses(stream[:500], blocks, vocab_size=20)
+    monkeypatch.setattr("undense.train.ngram.ngram_losses", lambda *args, **_: {"unigram": -1.0})
+    assert kept_ngram_losses(stream[:500], blocks, vocab_size=20) == first
+    assert kept_ngram_losses(stream[:499], blocks, vocab_size=20) == {"unigram": -1.0}

@@ -11,6 +11,7 @@ from undense.train.corpus import load_corpus
 from undense.train.tokens import (
     BlockDataset,
     batches_hash,
+    corpus_tokenizer,
     encode,
     end_of_text,
     tokenizer_hash,
@@ -39,6 +40,16 @@ def test_training_the_tokenizer_again_gives_the_same_one(corpus, tokenizer):
     assert tokenizer_hash(again) == tokenizer_hash(tokenizer)
     other = train_tokenizer((document.text for document in corpus.train), vocab_size=290)
     assert tokenizer_hash(other) != tokenizer_hash(tokenizer)
+
+
+def test_a_kept_tokenizer_is_the_one_that_was_trained(corpus, tokenizer, tmp_path):
+    first = corpus_tokenizer(corpus, vocab_size=300, context=16, cache=tmp_path)
+    kept = corpus_tokenizer(corpus, vocab_size=300, context=32, cache=tmp_path)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
+    assert tokenizer_hash(first) == tokenizer_hash(kept) == tokenizer_hash(tokenizer)
+    assert (first.model_max_length, kept.model_max_length) == (16, 32)
+    corpus_tokenizer(corpus, vocab_size=290, context=32, cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_saving_and_using_a_tokenizer_leave_its_hash(tokenizer, tmp_path):

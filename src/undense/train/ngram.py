@@ -3,13 +3,17 @@
 Interpolated modified Kneser-Ney, Chen & Goodman 1999,
 https://dash.harvard.edu/handle/1/25104739 (their eq. 13-17), over token ids."""
 
+import json
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from undense.errors import UndenseError
+from undense.files import write_json
+from undense.train.tokens import cache_folder
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -114,6 +118,19 @@ def ngram_losses(tokens: Ids, blocks: Ids, *, vocab_size: int) -> dict[str, floa
         name: NGramModel.fit(tokens, vocab_size=vocab_size, order=order).loss(blocks)
         for name, order in orders.items()
     }
+
+
+def kept_ngram_losses(tokens: Ids, blocks: Ids, *, vocab_size: int) -> dict[str, float]:
+    """`ngram_losses`, kept in `cache_folder()` by what they depend on: of many runs on one corpus
+    only the first counts."""
+    digest = sha256(f"{vocab_size} {blocks.shape}".encode())
+    for ids in (tokens, blocks):
+        digest.update(np.ascontiguousarray(ids, dtype="<i8").tobytes())
+    path = cache_folder() / f"{digest.hexdigest()[:32]}.ngrams.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, ngram_losses(tokens, blocks, vocab_size=vocab_size))
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _level(keys: Ids, counts: Ids, prefixes: int, vocab_size: int) -> _Level:

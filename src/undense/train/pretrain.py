@@ -20,7 +20,7 @@ from undense.train.publish import publish
 from undense.train.recipe import PretrainRecipe
 from undense.train.reverts import DivergenceError, Reverts
 from undense.train.scales import scale_
-from undense.train.tokens import BlockDataset, encode, train_tokenizer
+from undense.train.tokens import BlockDataset, corpus_tokenizer, encode
 
 Build = Callable[[PretrainRecipe, PreTrainedTokenizerBase], PreTrainedModel]
 
@@ -145,8 +145,7 @@ def _is_empty(folder: Path) -> bool:
 
 def tokenizer_of(recipe: PretrainRecipe, corpus: Corpus) -> PreTrainedTokenizerBase:
     """The tokenizer that a recipe asks for, trained on the training split."""
-    texts = (document.text for document in corpus.train)
-    return train_tokenizer(texts, vocab_size=recipe.vocab_size, context=recipe.context)
+    return corpus_tokenizer(corpus, vocab_size=recipe.vocab_size, context=recipe.context)
 
 
 def _require_same_run(folder: Path, identity: dict[str, Any]) -> None:

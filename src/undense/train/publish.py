@@ -13,7 +13,7 @@ from undense.files import whole, write_json
 from undense.train.card import pretrained_card
 from undense.train.corpus import Corpus
 from undense.train.heldout import heldout_loss
-from undense.train.ngram import ngram_losses
+from undense.train.ngram import kept_ngram_losses
 from undense.train.progress import Progress
 from undense.train.recipe import PretrainRecipe
 from undense.train.reverts import Reverts
@@ -76,7 +76,7 @@ def _metrics(
     return {
         "loss": loss,
         "perplexity": math.exp(loss),
-        "baselines": ngram_losses(train_tokens.numpy(), blocks, vocab_size=len(tokenizer)),
+        "baselines": kept_ngram_losses(train_tokens.numpy(), blocks, vocab_size=len(tokenizer)),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "stored": recipe.stored,
         "context": recipe.context,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
+import tokenizers
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
@@ -47,6 +48,27 @@ def train_tokenizer(
             show_progress=False,
         ),
     )
+    return _wrapped(backend, context)
+
+
+def corpus_tokenizer(
+    corpus: Corpus, *, vocab_size: int, context: int, cache: Path | None = None
+) -> PreTrainedTokenizerFast:
+    """`train_tokenizer` on the training split, kept under `cache` (default: `cache_folder()`)."""
+    folder = cache_folder() if cache is None else cache
+    key = f"{corpus.sha256}-{vocab_size}-{tokenizers.__version__}"
+    path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.tokenizer.json"
+    if path.exists():
+        return _wrapped(Tokenizer.from_file(str(path)), context)
+    texts = (document.text for document in corpus.train)
+    trained = train_tokenizer(texts, vocab_size=vocab_size, context=context)
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole(path) as partial:
+        trained.backend_tokenizer.save(str(partial))
+    return trained
+
+
+def _wrapped(backend: Tokenizer, context: int | None) -> PreTrainedTokenizerFast:
     extra: dict[str, Any] = {} if context is None else {"model_max_length": context}
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
