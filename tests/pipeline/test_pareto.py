@@ -1,0 +1,162 @@
+"""A comparison from scratch: rates swept, seeds paired, runs resumed, bad studies refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from undense.errors import UndenseError
+from undense.pipeline.pareto import bench_pareto, planned
+from undense.pipeline.study import Study
+from undense.pipeline.study_runs import Run
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("text")
+    for number in range(30):
+        (folder / f"{number}.txt").write_text(f"def f{number}(x):\n    return x\n" * 40)
+    return {
+        "base": {
+            "hidden_size": 32, "layers": 1, "heads": 2, "context": 16, "vocab_size": 280,
+            "data": str(folder), "steps": 4, "batch": 4, "save_every": 4, "eval_every": 4,
+            "eval_limit": 8, "reverts": 0,
+        },
+        "arms": {
+            "dense": {},
+            "narrow-25": {"ffn": "narrow-25", "rate_of": "dense"},
+            "longer": {"ffn": "narrow-25", "rate_of": "dense", "as_long_as": "dense"},
+        },
+        "rates": [0.001, 0.01],
+        "sweep_steps": 2,
+        "sweep_seed": 9,
+        "seeds": [0, 1],
+        "yardsticks": ["dense"],
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(values: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study, in this process: a pool of one would import everything anew."""
+    folder = tmp_path_factory.mktemp("study") / "toy"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNDENSE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr("undense.pipeline.arm_costs.ROUNDS", 2)
+        bench_pareto(Study.from_dict(values), folder, name="toy.json", jobs=1, threads=1)
+    return folder
+
+
+def result(folder: Path) -> dict[str, Any]:
+    (path,) = folder.glob("toy-*.json")
+    return json.loads(path.read_text())
+
+
+def test_every_arm_has_a_loss_a_seed_at_the_best_rate_of_the_sweep(folder: Path) -> None:
+    found = result(folder)
+    assert set(found["arms"]) == {"dense", "narrow-25", "longer"}
+    swept = {row["rate"]: row["loss"] for row in found["search"]}
+    assert {row["arm"] for row in found["search"]} == {"dense"}
+    best = min(swept, key=lambda rate: swept[rate])
+    for arm in found["arms"].values():
+        assert len(arm["losses"]) == 2
+        assert arm["rate"] == best
+        assert arm["mean"] == pytest.approx(sum(arm["losses"]) / 2)
+    # a best rate at the end of the grid would have been followed by one beyond it
+    assert best not in (min(swept), max(swept)) or len(swept) == 6
+
+
+def test_the_figures_are_those_of_the_runs(folder: Path) -> None:
+    arm = result(folder)["arms"]["narrow-25"]
+    for seed, loss in enumerate(arm["losses"]):
+        run = folder / "runs" / "narrow-25" / f"{arm['rate']:g}-4-seed{seed}"
+        assert json.loads((run / "metrics.json").read_text())["loss"] == loss
+        assert not list(run.glob("checkpoint-*"))
+    assert arm["ffn_flops_share"] <= 0.25
+    assert arm["group"] == "few parameters"
+    assert arm["training_flops"] == 4 * arm["training_flops_per_step"]
+
+
+def test_an_arm_as_long_as_another_takes_its_time(folder: Path) -> None:
+    arms = result(folder)["arms"]
+    clock = json.loads((folder / "steps.json").read_text())["arms"]
+    ratio = clock["dense"]["step_ms"] / clock["longer"]["step_ms"]
+    assert arms["longer"]["steps"] == round(4 * ratio)
+
+
+def test_pairs_are_differences_seed_by_seed(folder: Path) -> None:
+    found = result(folder)
+    pair = found["paired"]["narrow-25 - dense"]
+    arms = found["arms"]
+    wanted = [
+        a - b for a, b in zip(arms["narrow-25"]["losses"], arms["dense"]["losses"], strict=True)
+    ]
+    assert pair["differences"] == pytest.approx(wanted)
+    assert pair["ci95"][0] <= pair["mean"] <= pair["ci95"][1]
+    assert (folder / Path(found["files"][1]).name).stat().st_size > 10_000
+
+
+def test_a_finished_study_trains_nothing_again(
+    values: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("undense.pipeline.study_runs.ProcessPoolExecutor", None)
+    again = bench_pareto(Study.from_dict(values), folder, name="toy.json", jobs=1, threads=1)
+    assert again["arms"]["dense"]["losses"] == result(folder)["arms"]["dense"]["losses"]
+
+
+def test_a_folder_of_another_study_is_refused(values: dict[str, Any], folder: Path) -> None:
+    other = {**values, "base": {**values["base"], "steps": 5}}
+    with pytest.raises(UndenseError, match=r"another study \(differs in base\)"):
+        bench_pareto(Study.from_dict(other), folder, name="toy.json", jobs=1, threads=1)
+
+
+def test_a_run_of_another_recipe_is_refused(values: dict[str, Any], folder: Path) -> None:
+    study = Study.from_dict(values)
+    recipe = study.recipe("dense", rate=0.5, seed=0)
+    arm = result(folder)["arms"]["dense"]
+    run = Run(
+        arm="dense",
+        recipe=recipe,
+        folder=folder / "runs" / "dense" / f"{arm['rate']:g}-4-seed0",
+    )
+    with pytest.raises(UndenseError, match="a run of another recipe"):
+        run.found()
+
+
+def test_a_plan_says_what_arms_cost_and_writes_nothing(values: dict[str, Any]) -> None:
+    plan = planned(Study.from_dict(values))
+    assert plan["sweep_runs"] == 2
+    assert plan["runs"] == 6
+    assert plan["arms"]["dense"]["ffn_flops_share"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"sweep_seed": 1}, "sweep_seed=1 is among the seeds"),
+        ({"rates": [0.01, 0.001]}, "positive and ascending"),
+        ({"rates": [0.01]}, "at least two"),
+        ({"seeds": []}, "at least one"),
+        ({"yardsticks": ["none"]}, "names 'none'; the arms are dense"),
+        ({"arms": {}}, "no arms"),
+        ({"arms": {"a": {"rate_of": "b"}}}, "names 'b'"),
+        ({"arms": {"a": {"seed": 3}}}, "seeds and rates are the study's"),
+        ({"arms": {"a/b": {}}}, "no name for an arm"),
+        ({"arms": {"a": {"colour": 3}}}, "unknown field colour"),
+        ({"arms": {"a": 3}}, "must be a JSON object"),
+        ({"base": {"hidden_size": 33}}, "divisible by heads"),
+        ({"budget": 3}, "unknown field budget"),
+    ],
+)
+def test_a_bad_study_is_refused(
+    values: dict[str, Any], changed: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UndenseError, match=message):
+        Study.from_dict({**values, "yardsticks": [], **changed})
+
+
+def test_a_study_survives_its_json(values: dict[str, Any]) -> None:
+    study = Study.from_dict(values)
+    assert Study.from_dict(json.loads(json.dumps(study.to_dict()))) == study
