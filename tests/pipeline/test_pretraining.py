@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 import undense.ffn
+from undense.contract import build, config_from_dict
 from undense.convert.sites import find_components
 from undense.errors import UndenseError
 from undense.pipeline.pretraining import build_from
@@ -69,3 +70,29 @@ def test_a_share_refers_to_the_hosts_own_ffn(recipe: PretrainRecipe, host: Any) 
 def test_an_unknown_ffn_is_refused_before_training(recipe: PretrainRecipe, tmp_path: Path) -> None:
     with pytest.raises(UndenseError, match=r"unknown FFN 'tensor_facto'.*tensor_factor"):
         pretrain(dataclasses.replace(recipe, ffn="tensor_facto"), tmp_path / "x", build=build_from)
+
+
+@pytest.mark.parametrize("factor", ["monarch", "kronecker"])
+def test_entries_left_out_have_no_weight_no_gradient_and_no_state(
+    recipe: PretrainRecipe, tmp_path: Path, factor: str
+) -> None:
+    """A quarter of every row is kept: nothing of the other entries exists anywhere."""
+    full = {"component": "tensor_factor", "factor": factor, "blocks": 2, "hidden": 64}
+    spec = {**full, "keep": 0.25}
+    sparse = dataclasses.replace(recipe, ffn=spec, steps=2, save_every=2, weight_decay=0.5)
+    pretrain(sparse, tmp_path, build=build_from)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    optimizer = torch.load(tmp_path / "checkpoint-2" / "optimizer.pt", weights_only=True)
+    for moment in ("exp_avg", "exp_avg_sq"):
+        held = [state[moment] for state in optimizer["state"].values()]
+        assert sum(values.numel() for values in held) == model.num_parameters()
+    component = find_components(model)["transformer.h.0.mlp"]
+    dense = build(32, config_from_dict(full))
+    stored = [p.numel() for n, p in component.named_parameters() if n.endswith(".values")]
+    whole = [p.numel() for n, p in dense.named_parameters() if n.endswith(".weight")]
+    assert stored == [n // 4 for n in whole]
+    # what says which entries are kept is whole numbers, and stays where the start put it
+    fresh = dict(build(32, config_from_dict(spec)).named_buffers())
+    for name, columns in component.named_buffers():
+        assert not columns.is_floating_point()
+        assert torch.equal(columns, fresh[name])

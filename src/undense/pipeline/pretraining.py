@@ -10,17 +10,23 @@ from undense.convert.fresh import fresh_
 from undense.models.config import SpectralConfig
 from undense.models.spectral import SpectralForCausalLM
 from undense.train.build import build_model, padding
+from undense.train.guide import attach_guides_
 from undense.train.recipe import PretrainRecipe
 from undense.train.tokens import end_of_text
 
 
 def build_from(recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """The host of the recipe with the mixers and FFNs of the recipe, untrained, in float32."""
+    """The host of the recipe with the mixers, FFNs and guides of the recipe, untrained, in
+    float32."""
     if recipe.host == "spectral":
         return _spectral(recipe, tokenizer)
     model = build_model(recipe, tokenizer)
     if recipe.ffn is not None:
-        fresh_(model, recipe.ffn)
+        dense = fresh_(model, recipe.ffn)
+        if recipe.guide:
+            ffns = [model.get_submodule(name) for name in dense]
+            steps = max(1, round(recipe.guide * recipe.steps))
+            attach_guides_(model, ffns, list(dense.values()), steps=steps, seed=recipe.seed)
     return model
 
 

@@ -23,6 +23,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from undense.train.checkpoints import step_of
 from undense.train.groups import parameter_groups
+from undense.train.guide import Guides, guides_of
 from undense.train.progress import Progress
 from undense.train.recipe import PretrainRecipe
 from undense.train.reverts import DivergenceError
@@ -57,7 +58,7 @@ def fit(
         jump=recipe.divergence,
         callbacks=[
             TensorBoardCallback(writer),
-            _Steps(progress, halvings=halvings),
+            _Steps(progress, halvings=halvings, guides=guides_of(model)),
             *callbacks,
         ],
     )
@@ -123,11 +124,13 @@ class _PretrainTrainer(Trainer):
 
 @final
 class _Steps(TrainerCallback):
-    """Times the steps, halves the rate after a return, and lets no bad weights be saved."""
+    """Times the steps, tells guides which one it is, halves the rate after a return, and lets no
+    weights be saved that are not finite."""
 
-    def __init__(self, progress: Progress, *, halvings: int) -> None:
+    def __init__(self, progress: Progress, *, halvings: int, guides: Guides | None) -> None:
         self.progress = progress
         self.halvings = halvings
+        self.guides = guides
         self.begun = 0.0
 
     def on_train_begin(
@@ -147,6 +150,8 @@ class _Steps(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.begun = time.perf_counter()
+        if self.guides is not None:
+            self.guides.begin(state.global_step)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -15,12 +15,14 @@ from undense.train.build import build_model
 from undense.train.checkpoints import last_checkpoint
 from undense.train.corpus import Corpus, load_corpus
 from undense.train.fitting import fit
+from undense.train.guide import guides_of
 from undense.train.progress import Progress
 from undense.train.publish import publish
 from undense.train.recipe import PretrainRecipe
 from undense.train.reverts import DivergenceError, Reverts
 from undense.train.scales import scale_
 from undense.train.tokens import BlockDataset, corpus_tokenizer, encode
+from undense.train.work import work_of
 
 Build = Callable[[PretrainRecipe, PreTrainedTokenizerBase], PreTrainedModel]
 
@@ -73,6 +75,10 @@ def pretrain(
             reverts=reverts,
             callbacks=callbacks,
         )
+        steps = [*range(recipe.steps), *reverts.steps_lost()]
+        work = work_of(model, recipe, steps, blocks=len(train))
+        if (guides := guides_of(model)) is not None:
+            guides.remove(model)
         return publish(
             model,
             tokenizer,
@@ -81,7 +87,8 @@ def pretrain(
             train_tokens=train_tokens,
             heldout=heldout,
             folder=folder,
-            progress=progress,
+            work=work,
+            seconds=reverts.seconds(progress.seconds),
             reverts=reverts,
         )
 
@@ -104,6 +111,11 @@ def _trained(
         progress = Progress.load(checkpoint)
         set_seed(recipe.seed)
         model = build(recipe, tokenizer)
+        if recipe.guide and guides_of(model) is None:
+            raise UndenseError(
+                f"recipe: guide={recipe.guide} is given by"
+                " undense.pipeline.pretraining.build_from; pass it as build="
+            )
         scale_(model, factor_scales=recipe.factor_scales, scales=recipe.scales)
         try:
             fit(

@@ -14,10 +14,10 @@ from undense.train.card import pretrained_card
 from undense.train.corpus import Corpus
 from undense.train.heldout import heldout_loss
 from undense.train.ngram import kept_ngram_losses
-from undense.train.progress import Progress
 from undense.train.recipe import PretrainRecipe
 from undense.train.reverts import Reverts
 from undense.train.tokens import BlockDataset, batches_hash
+from undense.train.work import Work
 
 
 def publish(
@@ -29,7 +29,8 @@ def publish(
     train_tokens: torch.Tensor,
     heldout: BlockDataset,
     folder: Path,
-    progress: Progress,
+    work: Work,
+    seconds: float | None,
     reverts: Reverts,
 ) -> dict[str, Any]:
     """Weights, tokenizer, `recipe.json`, `metrics.json` and a card into `folder`; returns the
@@ -42,7 +43,10 @@ def publish(
             parameter.data = parameter.data.half().float()
     model.config.use_cache = True  # the Trainer switches it off; generation wants it
     metrics = _metrics(model, tokenizer, recipe, corpus, train_tokens, heldout)
-    metrics["training_seconds"] = reverts.seconds(progress.seconds)
+    metrics["training_seconds"] = seconds
+    metrics["training_flops"] = work.model + work.guides
+    metrics["training_flops_without_guide"] = work.model
+    metrics["ffn_training_flops"] = work.ffns
     metrics["reverts"] = reverts.to_list()
     # Beside the target and not in the system's temporary folder: a rename must not cross disks.
     staging = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))

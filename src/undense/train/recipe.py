@@ -39,6 +39,7 @@ class PretrainRecipe:
     heads: int = 6
     intermediate: int | None = None  # None: 4d (gpt2), 8d/3 rounded up to 16 (llama)
     ffn: str | dict[str, Any] | None = None  # a spec as --ffn takes; None: the host's own dense
+    guide: float = 0.0  # share of the steps in which a dense FFN guides ours, see train/guide.py
     context: int = 256  # tokens a block
     vocab_size: int = 2048  # of the byte-level BPE trained on the training split
     data: str | None = None  # text file or folder; None: the Python standard library
@@ -84,6 +85,13 @@ class PretrainRecipe:
         if self.host != "spectral" and (self.mixer or self.attention_every):
             raise UndenseError(
                 f"recipe: mixer and attention_every need host='spectral', not {self.host!r}"
+            )
+        if not 0 <= self.guide <= 1:
+            raise UndenseError(f"recipe: guide={self.guide}; a share of the steps in [0, 1]")
+        if self.guide and (self.ffn is None or self.host == "spectral"):
+            raise UndenseError(
+                f"recipe: guide={self.guide} needs an ffn to guide, in host='gpt2' or 'llama'; here"
+                f" ffn={self.ffn!r} and host={self.host!r}"
             )
         if self.context < 2:
             raise UndenseError(f"recipe: context={self.context}; it must be at least 2")

@@ -56,10 +56,9 @@ class Reverts:
         known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
         self.events = [Revert(**values) for values in known]
 
-    @property
-    def steps_lost(self) -> int:
-        """Steps that were taken and given up."""
-        return sum(event.steps_lost for event in self.events)
+    def steps_lost(self) -> list[int]:
+        """The steps 0, 1, … that were taken and given up, each as often as it was."""
+        return [step for e in self.events for step in range(e.back_to, e.back_to + e.steps_lost)]
 
     def seconds(self, kept: float | None) -> float | None:
         """Time in steps, those that were given up included, where `kept` is that of the others."""
