@@ -23,7 +23,8 @@ from undense.contract import DenseShape, abstract_cost
 from undense.convert import originals
 from undense.convert.convert import convert_
 from undense.convert.sites import find_components, find_sites
-from undense.ffn.presets import dense_flops, resolve
+from undense.ffn.presets import resolve
+from undense.ffn.shares import dense_flops
 from undense.files import write_json
 from undense.measure.ffn_arms import arms_at
 from undense.measure.ffn_bench import Bench, Cell

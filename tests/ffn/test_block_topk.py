@@ -11,7 +11,8 @@ import undense.ffn
 from undense.contract import DenseShape, Statistics, abstract_cost, build, from_dense
 from undense.errors import UndenseError
 from undense.ffn import BlockTopK
-from undense.ffn.presets import dense_flops, resolve
+from undense.ffn.presets import resolve
+from undense.ffn.shares import dense_flops
 from undense.ops.block_linear import BlockLinear
 
 Config = undense.ffn.BlockTopK.Config

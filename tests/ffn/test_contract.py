@@ -27,7 +27,8 @@ from undense.contract import (
     from_dense,
 )
 from undense.errors import UndenseError
-from undense.ffn.presets import dense_flops, fitted, resolve
+from undense.ffn.presets import fitted, resolve
+from undense.ffn.shares import dense_flops
 from undense.measure.flops import count_flops
 
 DIM = 48

@@ -9,8 +9,9 @@ import pytest
 
 from undense.contract import DenseShape, abstract_cost
 from undense.errors import UndenseError
-from undense.ffn import Dense, UltraEfficientSparseFFN
-from undense.ffn.presets import at_share, dense_config, dense_flops, resolve, seed
+from undense.ffn import BlockTopK, Dense, SparseSpectral, UltraEfficientSparseFFN
+from undense.ffn.presets import resolve, seed
+from undense.ffn.shares import at_share, dense_config, dense_flops
 
 SMALL = DenseShape(dim=128, hidden=512)
 
@@ -126,3 +127,39 @@ def test_bare_ultra_is_fitted_to_the_host() -> None:
     assert config.projection is not None
     assert config.projection.to_dict()["activation"] == "silu"
     assert config.projection.to_dict()["gated"] is True
+
+
+def test_like_says_only_what_differs() -> None:
+    plain = resolve("ultra-25", SMALL)
+    assert resolve({"like": "ultra", "percent": 25}, SMALL) == plain
+    found = resolve('{"like": "ultra", "percent": 25, "projection": {"block": 16}}', SMALL)
+    assert isinstance(found, UltraEfficientSparseFFN.Config)
+    assert isinstance(found.projection, BlockTopK.Config)
+    assert found.projection.block == 16
+    assert abstract_cost(SMALL.dim, found).forward <= dense_flops(SMALL) / 4
+
+
+def test_like_replaces_adds_and_removes_stages() -> None:
+    spectral = {"component": "spectral", "k_freq": 8}
+    found = resolve({"like": "ultra-small", "micro": None, "spectral": spectral}, SMALL)
+    assert isinstance(found, UltraEfficientSparseFFN.Config)
+    assert found.micro is None
+    assert isinstance(found.spectral, SparseSpectral.Config)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"like": "ultra-25"}, "without a share"),
+        ({"like": 3}, "expected a name"),
+        ({"like": "ultra", "colour": 1}, "unknown field 'colour'"),
+        ({"like": "ultra", "spectral": {"k_freq": 3}}, "name its component"),
+        ({"like": "ultra", "projection": {"blocks": 3}}, "unknown field 'blocks'"),
+        ({"like": "ultra", "percent": 0}, "share 0"),
+        ({"like": "ultra", "percent": True}, "share True"),
+        ({"like": "ultr"}, "did you mean"),
+    ],
+)
+def test_a_wrong_like_is_refused(spec: dict[str, object], message: str) -> None:
+    with pytest.raises(UndenseError, match=message):
+        resolve(spec, SMALL)

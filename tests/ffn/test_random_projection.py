@@ -9,7 +9,7 @@ from random_hosts import dense_ffn
 import undense.ffn
 from undense.contract import DenseFFN, DenseShape, Statistics, build, from_dense
 from undense.errors import UndenseError
-from undense.ffn.presets import dense_flops
+from undense.ffn.shares import dense_flops
 from undense.measure.flops import count_flops
 
 RandomProjection = undense.ffn.RandomProjection

@@ -53,7 +53,7 @@ def run(options: Options) -> dict[str, Any]:
 
 def _plan(options: Options) -> dict[str, Any]:
     from undense.convert.convert import plan
-    from undense.ffn.presets import dense_config
+    from undense.ffn.shares import dense_config
     from undense.pipeline.load import load_config
 
     settings = options.settings

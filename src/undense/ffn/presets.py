@@ -10,14 +10,14 @@ dense FFN of that shape. The grammar, for any registered component NAME and any 
     ultra-all-N all four stages of the composition, at N %: dense parameters
     narrow-N    the host's own kind of dense FFN with fewer neurons, at N %
     seed        the original proposal's composition, term by term
-    {...}, file.json   a config as JSON
+    {...}, file.json   a config as JSON; {"like": "ultra", "percent": 25, "gate": 0.5, …} says only
+                what differs from NAME-N, stages of a composition included
 """
 
 from __future__ import annotations
 
 import difflib
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,32 +26,19 @@ from typing import Any
 from undense.contract import (
     Config,
     DenseShape,
-    abstract_cost,
     component_class,
     components,
     config_from_dict,
 )
 from undense.errors import UndenseError
-from undense.ffn.dense import Dense
-from undense.ffn.gated_dense import GatedDense
 from undense.ffn.micro_refine import SparseMicroRefine
 from undense.ffn.polynomial import SparsePolynomial
 from undense.ffn.projection import Projection
+from undense.ffn.shares import at_share, dense_config
 from undense.ffn.spectral import SparseSpectral
 from undense.ffn.ultra import UltraEfficientSparseFFN
 
 FFNSpec = str | Config | Mapping[str, Any]
-
-
-def dense_config(shape: DenseShape) -> Config:
-    """The config of the dense FFN of this shape: what every share refers to."""
-    kind = GatedDense if shape.gated else Dense
-    return kind.Config(hidden=shape.hidden, activation=shape.activation, bias=shape.bias)
-
-
-def dense_flops(shape: DenseShape) -> int:
-    """Forward FLOPs for one token of the dense FFN of this shape."""
-    return abstract_cost(shape.dim, dense_config(shape)).forward
 
 
 def seed(shape: DenseShape) -> Config:
@@ -122,62 +109,20 @@ def fitted(name: str, shape: DenseShape) -> Config:
     return component_class(name).fitted(shape)
 
 
-def at_share(config: Config, shape: DenseShape, percent: float) -> Config:
-    """`config` with its sizing knob at the largest step whose FLOPs do not exceed the share.
-
-    Raises `UndenseError` where even the smallest step costs more, naming what it costs.
-    """
-    budget = dense_flops(shape) * percent / 100
-    cls = component_class(config.component)
-
-    def flops(size: int) -> float:
-        try:
-            return abstract_cost(shape.dim, cls.sized(config, shape.dim, size)).forward
-        except UndenseError:
-            if size == 1:
-                raise
-            return math.inf  # past the last size that this width allows
-
-    if (least := flops(1)) > budget:
-        raise UndenseError(
-            f"{config.component}: {percent:g} % of the dense FFN is {budget:.0f} FLOPs a token at"
-            f" dim={shape.dim}, hidden={shape.hidden}, but its smallest size costs {least:.0f};"
-            f" ask for at least {100 * least / dense_flops(shape):.1f} %"
-        )
-    if flops(2) <= least:
-        raise UndenseError(
-            f"{config.component}: its cost does not grow with its size, so no share of the dense"
-            " FLOPs can be asked of it"
-        )
-    fits, exceeds = (1, 2)
-    while flops(exceeds) <= budget:
-        fits, exceeds = (exceeds, 2 * exceeds)
-    while exceeds - fits > 1:
-        middle = (fits + exceeds) // 2
-        fits, exceeds = (middle, exceeds) if flops(middle) <= budget else (fits, middle)
-    if math.isinf(flops(exceeds)) and flops(fits) < 0.95 * budget:
-        raise UndenseError(
-            f"{config.component}: its largest size at dim={shape.dim} costs"
-            f" {100 * flops(fits) / dense_flops(shape):.1f} % of the dense FFN; {percent:g} % was"
-            " asked for"
-        )
-    return cls.sized(config, shape.dim, fits)
-
-
 def resolve(spec: FFNSpec, shape: DenseShape) -> Config:
     """The config that a spec stands for at a dense FFN of this shape (grammar: see the module)."""
     if isinstance(spec, Config):
         return spec
     if isinstance(spec, Mapping):
-        return config_from_dict(spec)
+        return _config(spec, shape)
     text = spec.strip()
     if text.startswith("{"):
-        return config_from_dict(_json(text, "the inline FFN config"))
+        return _config(_json(text, "the inline FFN config"), shape)
     if text.endswith(".json"):
         path = Path(text)
         if not path.is_file():
             raise UndenseError(f"FFN config {text!r}: no such file")
-        return config_from_dict(_json(path.read_text(), text))
+        return _config(_json(path.read_text(), text), shape)
     name, percent = _split(text)
     base = PRESETS[name](shape) if name in PRESETS else fitted(name, shape)
     if percent is not None:
@@ -185,6 +130,44 @@ def resolve(spec: FFNSpec, shape: DenseShape) -> Config:
     if name == "ultra":  # the four default stages, around a projection fitted to the host
         return UltraEfficientSparseFFN.Config(projection=fitted("tensor_factor", shape))
     return base
+
+
+def _config(values: Mapping[str, Any], shape: DenseShape) -> Config:
+    """A config in full, or one that says only what differs from the name it is `like`."""
+    if "like" not in values:
+        return config_from_dict(values)
+    name, percent = (values["like"], values.get("percent"))
+    if not isinstance(name, str) or _split(name)[1] is not None:
+        raise UndenseError(f"like={name!r}: expected a name without a share; give that as percent")
+    if percent is not None:
+        _require_percent(percent, f"FFN like {name!r}")
+    changes = {key: value for key, value in values.items() if key not in ("like", "percent")}
+    base = PRESETS[name](shape) if name in PRESETS else fitted(name, shape)
+    config = config_from_dict(_merged(base.to_dict(), changes, f"like {name!r}"))
+    return config if percent is None else at_share(config, shape, percent)
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """`base` with `changes`; a stage of a composition is changed field by field, replaced where a
+    component is named, removed by null."""
+    found = dict(base)
+    for key, value in changes.items():
+        if key not in base:
+            raise UndenseError(f"{place}: unknown field {key!r}; it has {', '.join(sorted(base))}")
+        before = base[key]
+        if isinstance(value, Mapping) and "component" not in value:
+            if not isinstance(before, Mapping):
+                raise UndenseError(f"{place}: {key} is {before!r}; name its component")
+            value = _merged(before, value, f"{place}, {key}")
+        found[key] = value
+    return found
+
+
+def _require_percent(percent: Any, place: str) -> None:
+    if isinstance(percent, bool) or not isinstance(percent, int | float) or not 0 < percent <= 1000:
+        raise UndenseError(
+            f"{place}: the share {percent!r} must be above 0 and at most 1000 (per cent)"
+        )
 
 
 def _split(text: str) -> tuple[str, float | None]:
@@ -203,8 +186,7 @@ def _split(text: str) -> tuple[str, float | None]:
         )
     assert match is not None
     percent = float(match["percent"])
-    if not 0 < percent <= 1000:
-        raise UndenseError(f"FFN {text!r}: the share must be above 0 and at most 1000 (per cent)")
+    _require_percent(percent, f"FFN {text!r}")
     if name == "seed":
         raise UndenseError("FFN 'seed' is one fixed composition; use 'ultra-all-N' for a share")
     return name, percent

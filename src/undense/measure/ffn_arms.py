@@ -12,7 +12,8 @@ from torch import Tensor
 from undense.contract import Config, DenseShape, FFNComponent, build
 from undense.cost import Cost
 from undense.errors import UndenseError
-from undense.ffn.presets import dense_config, resolve
+from undense.ffn.presets import resolve
+from undense.ffn.shares import dense_config
 
 DENSE = "dense"
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

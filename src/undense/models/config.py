@@ -14,7 +14,8 @@ import undense.mixers  # noqa: F401  (registers the mixers)
 from undense import mixing
 from undense.contract import DenseShape
 from undense.errors import UndenseError
-from undense.ffn.presets import dense_config, resolve
+from undense.ffn.presets import resolve
+from undense.ffn.shares import dense_config
 
 # hidden size, layers, heads, context. The context is what a preset is meant for; no weight depends
 # on it, and a longer text is only text of a length that training did not show.

@@ -17,7 +17,7 @@ from undense.convert import originals
 from undense.convert.convert import convert_
 from undense.convert.folders import save
 from undense.convert.sites import find_components, find_sites
-from undense.ffn.presets import dense_config, dense_flops
+from undense.ffn.shares import dense_config, dense_flops
 from undense.files import write_json
 from undense.pipeline.figures import model_flops_per_token
 from undense.pipeline.load import Blocks, load_model

@@ -15,7 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from undense.contract import Config, DenseShape, abstract_cost, build
 from undense.convert.sites import find_sites
 from undense.errors import UndenseError
-from undense.ffn.presets import dense_config, resolve
+from undense.ffn.presets import resolve
+from undense.ffn.shares import dense_config
 from undense.measure.decoder import Workload
 from undense.measure.timing import environment, interleaved
 from undense.measure.whole_model import count_workload

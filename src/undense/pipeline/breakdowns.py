@@ -7,7 +7,8 @@ from typing import Any
 from undense import cost
 from undense.contract import DenseShape, abstract_cost
 from undense.cost import Cost
-from undense.ffn.presets import dense_config, resolve
+from undense.ffn.presets import resolve
+from undense.ffn.shares import dense_config
 from undense.measure.decoder import Decoder, Workload, decoder_cost
 from undense.measure.decoder_configs import dense_ffn
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from undense.contract import abstract_cost, components
 from undense.errors import UndenseError
-from undense.ffn.presets import at_share, dense_config
+from undense.ffn.shares import at_share, dense_config
 from undense.pipeline.breakdowns import breakdown_128, dense_shape, one_token
 from undense.pipeline.claim_rows import CLAIMS, Claim, Made
 

@@ -17,7 +17,7 @@ import undense
 from undense.convert.convert import plan
 from undense.convert.sites import find_sites
 from undense.errors import UndenseError
-from undense.ffn.presets import dense_config
+from undense.ffn.shares import dense_config
 from undense.files import write_json
 from undense.measure.timing import environment
 from undense.pipeline.arm import ffns_of, read_figures, run_arm

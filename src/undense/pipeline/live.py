@@ -31,7 +31,7 @@ from undense.convert.families import family
 from undense.convert.sites import base_key, find_components, find_sites
 from undense.cost import Cost
 from undense.errors import UndenseError
-from undense.ffn.presets import dense_config
+from undense.ffn.shares import dense_config
 from undense.measure.live import ABOUT, Block, Meter, every_tag, kept
 from undense.measure.whole_model import empty
 

@@ -17,7 +17,8 @@ from undense.convert.configs import recorded
 from undense.convert.fresh import fresh_
 from undense.convert.sites import find_components, find_sites
 from undense.errors import UndenseError
-from undense.ffn.presets import dense_config, resolve
+from undense.ffn.presets import resolve
+from undense.ffn.shares import dense_config
 from undense.measure.ffn_arms import quiet
 from undense.pipeline.load import load_config, require_causal
 

@@ -24,7 +24,7 @@ from undense.convert.convert import convert_
 from undense.convert.folders import save
 from undense.convert.sites import find_components, find_sites
 from undense.errors import UndenseError
-from undense.ffn.presets import dense_config
+from undense.ffn.shares import dense_config
 from undense.pipeline.figures import forward_times, model_flops_per_token
 from undense.pipeline.live import Live, LiveCallback
 from undense.pipeline.load import (

@@ -12,7 +12,7 @@ from undense.convert.configs import recorded, recording
 from undense.convert.convert import convert_, plan
 from undense.convert.families import FAMILIES, PREFIX
 from undense.errors import UndenseError
-from undense.ffn.presets import dense_config
+from undense.ffn.shares import dense_config
 from undense.measure.whole_model import empty
 from undense.pipeline.estimate import EstimateSettings, estimate
 
