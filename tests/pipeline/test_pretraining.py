@@ -15,7 +15,7 @@ import undense.ffn
 from undense.contract import build, config_from_dict
 from undense.convert.sites import find_components
 from undense.errors import UndenseError
-from undense.pipeline.pretraining import build_from
+from undense.pipeline.pretraining import build_from, pretrain_from
 from undense.train.pretrain import pretrain
 from undense.train.recipe import PretrainRecipe
 
@@ -96,3 +96,42 @@ def test_entries_left_out_have_no_weight_no_gradient_and_no_state(
     for name, columns in component.named_buffers():
         assert not columns.is_floating_point()
         assert torch.equal(columns, fresh[name])
+
+
+@pytest.mark.parametrize("host", ["gpt2", "llama"])
+def test_the_ffns_alone_are_saved_and_start_another_run(
+    recipe: PretrainRecipe, tmp_path: Path, host: Any
+) -> None:
+    run = dataclasses.replace(recipe, host=host, save_ffns_every=2, guide=0.5)
+    pretrain_from(run, tmp_path / "run")
+    saved = tmp_path / "run" / "ffns"
+    assert sorted(path.name for path in saved.iterdir()) == ["step-2", "step-4", "step-6"]
+    whole = load_file(tmp_path / "run" / "model.safetensors")
+    alone = load_file(saved / "step-6" / "ffns.safetensors")
+    prefix = "transformer." if host == "gpt2" else "model."
+    assert alone.keys() == {
+        k.removeprefix(prefix) for k in whole if ".mlp." in k and "guides" not in k
+    }
+    assert all(torch.equal(value, whole[f"{prefix}{key}"]) for key, value in alone.items())
+    earlier = load_file(saved / "step-2" / "ffns.safetensors")
+    assert not all(torch.equal(value, earlier[key]) for key, value in alone.items())
+    still = dataclasses.replace(
+        run, ffns_from=str(saved / "step-6"), rates={"*": 0.0}, save_ffns_every=1, steps=1, seed=9
+    )
+    pretrain_from(still, tmp_path / "next")
+    begun = load_file(tmp_path / "next" / "ffns" / "step-1" / "ffns.safetensors")
+    assert all(torch.equal(value, alone[key]) for key, value in begun.items())
+
+
+def test_ffns_of_another_kind_are_refused(recipe: PretrainRecipe, tmp_path: Path) -> None:
+    run = dataclasses.replace(recipe, save_ffns_every=1, steps=1)
+    pretrain_from(run, tmp_path / "run")
+    saved = str(tmp_path / "run" / "ffns" / "step-1")
+    other = dataclasses.replace(recipe, ffn="narrow-50", ffns_from=saved)
+    with pytest.raises(UndenseError, match="saved from a run of another ffn"):
+        pretrain_from(other, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(UndenseError, match="needs save_ffns="):
+        pretrain(run, tmp_path / "bare", build=build_from)
+    with pytest.raises(UndenseError, match="save_ffns_every needs an ffn"):
+        dataclasses.replace(run, ffn=None)

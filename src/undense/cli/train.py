@@ -20,6 +20,8 @@ class Options:
     """The folder to write; one with checkpoints of the same recipe is continued."""
     ffn: str | None = None
     """Instead of the recipe's FFN: a component or preset, such as block_topk-25 or dense."""
+    ffns_from: Path | None = None
+    """Start with the FFNs of this folder, such as OTHER_RUN/ffns/step-200."""
     seed: int | None = None
     """Instead of the recipe's seed."""
     dry_run: bool = False
@@ -36,17 +38,15 @@ def run(options: Options) -> dict[str, Any]:
         recipe = replace(recipe, seed=options.seed)
     if options.ffn is not None:
         recipe = replace(recipe, ffn=options.ffn)
+    if options.ffns_from is not None:
+        recipe = replace(recipe, ffns_from=str(options.ffns_from))
     place = {"output_dir": str(options.output_dir), "dry_run": options.dry_run}
     if options.dry_run:
         tokens = recipe.steps * recipe.batch * recipe.context
         return place | {"plan": {"training_tokens": tokens, **recipe.to_dict()}}
-    from undense.pipeline.live import LiveCallback
-    from undense.pipeline.pretraining import build_from
-    from undense.train.pretrain import pretrain
+    from undense.pipeline.pretraining import pretrain_from
 
-    live = LiveCallback(options.output_dir / "tensorboard")
-    metrics = pretrain(recipe, options.output_dir, build=build_from, callbacks=[live])
-    return place | {"metrics": metrics}
+    return place | {"metrics": pretrain_from(recipe, options.output_dir)}
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:

@@ -34,6 +34,7 @@ from undense.errors import UndenseError
 from undense.ffn.shares import dense_config
 from undense.measure.live import ABOUT, Block, Meter, every_tag, kept
 from undense.measure.whole_model import empty
+from undense.models.spectral import SpectralForCausalLM
 
 EVERY = 10
 
@@ -132,6 +133,13 @@ class LiveCallback(TrainerCallback):
 def blocks_of(model: PreTrainedModel) -> list[Block]:
     """Every FFN of `model`, dense or replaced, in the order of the layers; a decoder's layers are
     numbered on from those of its encoder."""
+    if isinstance(model, SpectralForCausalLM):
+        dense = _dense(model.config.ffn_shape)
+        found = find_components(model).values()
+        return [
+            Block(layer=layer, module=ffn, cost=ffn.cost, dense=dense)
+            for layer, ffn in enumerate(found)
+        ]
     kind = family(model.config.model_type)
     shapes = {site.key: site.shape for site in find_sites(_dense_twin(model.config))}
     before = 1 + max((kind.layer(k) or 0 for k in shapes if kind.tower(k) == "encoder"), default=-1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -26,8 +27,10 @@ from undense.train.groups import parameter_groups
 from undense.train.guide import Guides, guides_of
 from undense.train.progress import Progress
 from undense.train.recipe import PretrainRecipe
-from undense.train.reverts import DivergenceError
+from undense.train.reverts import DivergenceError, require_finite
 from undense.train.tokens import BlockDataset
+
+SaveFFNs = Callable[[PreTrainedModel, Path], object]
 
 
 def fit(
@@ -40,6 +43,7 @@ def fit(
     checkpoint: Path | None,
     progress: Progress,
     halvings: int,
+    save_ffns: SaveFFNs | None,
     callbacks: Sequence[TrainerCallback],
 ) -> None:
     """Train `model` in place, from `checkpoint` on where there is one, keeping `progress`.
@@ -58,7 +62,13 @@ def fit(
         jump=recipe.divergence,
         callbacks=[
             TensorBoardCallback(writer),
-            _Steps(progress, halvings=halvings, guides=guides_of(model)),
+            _Steps(
+                progress,
+                halvings=halvings,
+                guides=guides_of(model),
+                saved_every=recipe.save_ffns_every,
+                save_ffns=save_ffns,
+            ),
             *callbacks,
         ],
     )
@@ -124,13 +134,23 @@ class _PretrainTrainer(Trainer):
 
 @final
 class _Steps(TrainerCallback):
-    """Times the steps, tells guides which one it is, halves the rate after a return, and lets no
-    weights be saved that are not finite."""
+    """Times the steps, tells guides which one it is, halves the rate after a return, saves the FFNs
+    alone, and lets no weights be saved that are not finite."""
 
-    def __init__(self, progress: Progress, *, halvings: int, guides: Guides | None) -> None:
+    def __init__(
+        self,
+        progress: Progress,
+        *,
+        halvings: int,
+        guides: Guides | None,
+        saved_every: int | None,
+        save_ffns: SaveFFNs | None,
+    ) -> None:
         self.progress = progress
         self.halvings = halvings
         self.guides = guides
+        self.saved_every = saved_every
+        self.save_ffns = save_ffns
         self.begun = 0.0
 
     def on_train_begin(
@@ -157,10 +177,14 @@ class _Steps(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.progress.spend(time.perf_counter() - self.begun)
-        # The loss judges the weights before a step. Those after it are what a checkpoint holds.
-        finite = (torch.isfinite(weight).all() for weight in kwargs["model"].parameters())
-        if control.should_save and not all(finite):
-            raise DivergenceError(state.global_step, "weights not finite")
+        step, every = (state.global_step, self.saved_every)
+        alone = every is not None and step % every == 0
+        if control.should_save or alone:
+            # The loss judges the weights before a step; those after it are what is kept.
+            require_finite(kwargs["model"], step)
+        if alone and self.save_ffns is not None:
+            assert args.output_dir is not None
+            self.save_ffns(kwargs["model"], Path(args.output_dir) / "ffns" / f"step-{step}")
 
     def on_log(
         self,
@@ -171,7 +195,7 @@ class _Steps(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         norm = float((logs or {}).get("grad_norm", 0.0))
-        if not torch.isfinite(torch.tensor(norm)):
+        if not math.isfinite(norm):
             raise DivergenceError(state.global_step, f"gradient norm {norm}")
 
 

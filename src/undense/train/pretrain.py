@@ -14,7 +14,7 @@ from undense.files import new_parents, write_json
 from undense.train.build import build_model
 from undense.train.checkpoints import last_checkpoint
 from undense.train.corpus import Corpus, load_corpus
-from undense.train.fitting import fit
+from undense.train.fitting import SaveFFNs, fit
 from undense.train.guide import guides_of
 from undense.train.progress import Progress
 from undense.train.publish import publish
@@ -32,17 +32,25 @@ def pretrain(
     output_dir: str | Path,
     *,
     build: Build = build_model,
+    save_ffns: SaveFFNs | None = None,
     resume: bool = True,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
     """Train `recipe` into the folder `output_dir`; returns what `metrics.json` holds.
 
     `build` makes the untrained model of a recipe; the one given knows hosts, not replacements.
+    `save_ffns` writes the FFNs of a model alone into a folder, for `save_ffns_every`.
+    `undense.pipeline.pretraining.pretrain_from` gives both.
 
     A folder that already has checkpoints of the same recipe and corpus is continued from the
     last one: the weights are those of a run that was never interrupted. A run that diverges goes
     back by itself (`reverts.py`). Raises `UndenseError` for a folder of another run, for one with
     checkpoints where `resume` is false, and where the run diverges once more than `reverts`."""
+    if recipe.save_ffns_every is not None and save_ffns is None:
+        raise UndenseError(
+            f"recipe: save_ffns_every={recipe.save_ffns_every} needs save_ffns=; use"
+            " undense.pipeline.pretraining.pretrain_from"
+        )
     folder = Path(output_dir)
     checkpoint = last_checkpoint(folder)
     if checkpoint is not None and not resume:
@@ -72,6 +80,7 @@ def pretrain(
             heldout,
             folder,
             build=build,
+            save_ffns=save_ffns,
             reverts=reverts,
             callbacks=callbacks,
         )
@@ -101,6 +110,7 @@ def _trained(
     folder: Path,
     *,
     build: Build,
+    save_ffns: SaveFFNs | None,
     reverts: Reverts,
     callbacks: Sequence[TrainerCallback],
 ) -> tuple[PreTrainedModel, Progress]:
@@ -127,6 +137,7 @@ def _trained(
                 checkpoint=checkpoint,
                 progress=progress,
                 halvings=len(reverts.events),
+                save_ffns=save_ffns,
                 callbacks=callbacks,
             )
         except DivergenceError as error:

@@ -26,7 +26,7 @@ _KINDS: dict[Any, tuple[type, ...]] = {
     Storage: (str,),
 }
 _COUNTS = ("hidden_size", "layers", "heads", "intermediate", "vocab_size", "steps", "batch")
-_COUNTS += ("save_every", "eval_every", "log_every", "eval_limit")
+_COUNTS += ("save_every", "save_ffns_every", "eval_every", "log_every", "eval_limit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,7 @@ class PretrainRecipe:
     heads: int = 6
     intermediate: int | None = None  # None: 4d (gpt2), 8d/3 rounded up to 16 (llama)
     ffn: str | dict[str, Any] | None = None  # a spec as --ffn takes; None: the host's own dense
+    ffns_from: str | None = None  # start with the FFNs of this folder (save_ffns_every wrote it)
     guide: float = 0.0  # share of the steps in which a dense FFN guides ours, see train/guide.py
     context: int = 256  # tokens a block
     vocab_size: int = 2048  # of the byte-level BPE trained on the training split
@@ -63,6 +64,7 @@ class PretrainRecipe:
     stored: Storage = "fp32"  # the weights on disk; fp16 is rounded before it is evaluated
     seed: int = 0
     save_every: int = 200  # steps
+    save_ffns_every: int | None = None  # steps between savings of the FFNs alone, in ffns/
     eval_every: int = 200
     log_every: int = 10
     eval_limit: int | None = None  # held-out blocks; None: all
@@ -86,13 +88,19 @@ class PretrainRecipe:
             raise UndenseError(
                 f"recipe: mixer and attention_every need host='spectral', not {self.host!r}"
             )
-        if not 0 <= self.guide <= 1:
-            raise UndenseError(f"recipe: guide={self.guide}; a share of the steps in [0, 1]")
-        if self.guide and (self.ffn is None or self.host == "spectral"):
+        alone = [n for n in ("guide", "save_ffns_every", "ffns_from") if getattr(self, n)]
+        if alone and (self.ffn is None or self.host == "spectral"):
             raise UndenseError(
-                f"recipe: guide={self.guide} needs an ffn to guide, in host='gpt2' or 'llama'; here"
+                f"recipe: {', '.join(alone)} needs an ffn, in host='gpt2' or 'llama'; here"
                 f" ffn={self.ffn!r} and host={self.host!r}"
             )
+        if self.ffns_from and (self.scales or self.factor_scales):
+            raise UndenseError(
+                "recipe: scales and factor_scales are of a random start; with ffns_from leave them"
+                " out"
+            )
+        if not 0 <= self.guide <= 1:
+            raise UndenseError(f"recipe: guide={self.guide}; a share of the steps in [0, 1]")
         if self.context < 2:
             raise UndenseError(f"recipe: context={self.context}; it must be at least 2")
         if self.hidden_size % self.heads:

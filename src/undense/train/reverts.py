@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
+import torch
+from torch import nn
 from tqdm import tqdm
 
 from undense.errors import RunDivergedError
@@ -30,6 +32,12 @@ class DivergenceError(Exception):
         super().__init__(f"step {step}: {what}")
         self.step = step
         self.what = what
+
+
+def require_finite(model: nn.Module, step: int) -> None:
+    """Raises `DivergenceError` for weights that are not finite after `step` steps."""
+    if not all(torch.isfinite(weight).all() for weight in model.parameters()):
+        raise DivergenceError(step, "weights not finite")
 
 
 @dataclass(frozen=True, kw_only=True)
