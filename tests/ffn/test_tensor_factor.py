@@ -15,6 +15,8 @@ VARIANTS = [
     Config(blocks=3, hidden=96, gated=True, activation="silu"),
     Config(factor="monarch", blocks=2, hidden=96, bias=False, activation="relu"),
     Config(factor="monarch", blocks=4, gated=True),
+    Config(factor="filtered", blocks=4, gated=True, bias=False),
+    Config(factor="filtered", blocks=2, hidden=90, keep=0.5),
     Config(factor="low_rank", rank=5, gated=True),
     Config(factor="kronecker", terms=3),
     Config(factor="block+low_rank", blocks=4, rank=4),
@@ -25,7 +27,7 @@ VARIANTS = [
 ]
 
 
-KINDS = ["block", "monarch", "low_rank", "kronecker"]
+KINDS = ["block", "monarch", "filtered", "low_rank", "kronecker"]
 SUMS = ["block+low_rank", "monarch+low_rank", "kronecker+block", "kronecker+low_rank+block"]
 
 

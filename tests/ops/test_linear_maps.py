@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from undense.errors import UndenseError
 from undense.ops.block_linear import BlockLinear
+from undense.ops.filtered import FilteredLinear
 from undense.ops.linear_map import LinearMap
 from undense.ops.low_rank import LowRankLinear
 from undense.ops.monarch import MonarchLinear, shuffle
@@ -125,11 +127,12 @@ def test_low_rank_product_has_the_variance_of_its_widths() -> None:
     assert variance == pytest.approx(1 / 800, rel=0.1)
 
 
-@pytest.mark.parametrize("kind", ["block", "monarch", "low_rank"])
+@pytest.mark.parametrize("kind", ["block", "monarch", "filtered", "low_rank"])
 def test_refit_reaches_targets_that_the_last_factor_can_express(kind: str) -> None:
     linear: LinearMap = {
         "block": BlockLinear(16, 16, blocks=4, bias=True),
         "monarch": MonarchLinear(16, 16, blocks=2, bias=True),
+        "filtered": FilteredLinear(16, 16, blocks=2, bias=True),
         "low_rank": LowRankLinear(16, 16, rank=8, bias=True),
     }[kind]
     inputs = torch.randn(2000, 16)
@@ -150,7 +153,7 @@ def test_indivisible_widths_name_what_would_divide() -> None:
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("keep", [1.0, 0.75])
-@pytest.mark.parametrize("kinds", ["block", "monarch", "low_rank", "kronecker"])
+@pytest.mark.parametrize("kinds", ["block", "monarch", "filtered", "low_rank", "kronecker"])
 def test_a_refit_leaves_no_slope(kinds: str, keep: float, bias: bool) -> None:
     """Inputs and targets have means: without a bias, a map fitted on centred ones would not be
     the one of least squares."""
@@ -169,3 +172,41 @@ def test_a_refit_leaves_no_slope(kinds: str, keep: float, bias: bool) -> None:
     with torch.no_grad():
         linear.refit_(x, y)
     assert slope() < 0.005 * before
+
+
+@pytest.mark.parametrize(("fan_in", "fan_out"), [(12, 20), (20, 12), (15, 15)])
+def test_filtered_is_its_factors_around_a_circulant_matrix(fan_in: int, fan_out: int) -> None:
+    """By hand: numpy's FFT of the features, every bin times its own two-by-two response."""
+    linear = FilteredLinear(fan_in, fan_out, blocks=1, bias=True).double()
+    nn.init.normal_(linear.gain)
+    nn.init.normal_(linear.twist)
+    x = torch.randn(7, fan_in, dtype=torch.float64)
+    mid = min(fan_in, fan_out)
+    bins = np.fft.rfft(linear.first(x).detach().numpy())
+    filtered = np.zeros_like(bins)
+    for k in range(1, (mid - 1) // 2 + 1):
+        (g, h), (s, t) = linear.gain[k - 1].tolist(), linear.twist[k - 1].tolist()
+        real, imaginary = bins[:, k].real, bins[:, k].imag
+        filtered[:, k] = g * real + s * imaginary + 1j * (h * imaginary + t * real)
+    wanted = linear.last(torch.from_numpy(np.fft.irfft(filtered, n=mid)))
+    assert torch.allclose(linear(x), wanted, atol=1e-12)
+
+
+def test_a_filtered_start_mixes_its_blocks_and_keeps_the_rms() -> None:
+    linear = FilteredLinear(64, 64, blocks=4, bias=False)
+    assert (whole(linear) != 0).all()
+    x = torch.randn(4000, 64)
+    assert linear.features(x).square().mean().item() == pytest.approx(1, rel=0.15)
+
+
+def test_a_filtered_start_is_better_than_solving_its_last_factor_alone() -> None:
+    weight, gram = torch.randn(24, 24), second_moment(24)
+    linear = FilteredLinear(24, 24, blocks=4, bias=False)
+    with torch.no_grad():
+        linear._solve_last(weight, gram)
+        errors = []
+        for _ in range(2):
+            left = weight - whole(linear)
+            errors.append(((left @ gram) * left).sum().item())
+            linear.approximate_(weight, None, gram)
+    assert errors[1] < 0.8 * errors[0]

@@ -27,6 +27,7 @@ class TensorFactor(FFNComponent):
     `factor` is one kind of factored matrix, or a sum such as "block+low_rank":
     "block": block-diagonal, with a perfect shuffle of the neurons between U and V.
     "monarch": two block-diagonal factors with a shuffle of their own.
+    "filtered": two block-diagonal factors with a learned filter in frequency between them.
     "low_rank": two thin factors.
     "kronecker": a sum of `terms` Kronecker products W1 x W2.
     With `keep` below 1 each row of every factor stores and computes that share of its entries only.

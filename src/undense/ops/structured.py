@@ -8,6 +8,7 @@ from functools import partial
 
 from undense.errors import UndenseError
 from undense.ops.block_linear import BlockLinear
+from undense.ops.filtered import FilteredLinear
 from undense.ops.kronecker import KroneckerLinear
 from undense.ops.linear_map import Leaf, LinearMap
 from undense.ops.low_rank import LowRankLinear
@@ -15,15 +16,15 @@ from undense.ops.monarch import MonarchLinear
 from undense.ops.sparse_linear import SparseLinear
 from undense.ops.sum_linear import SumLinear
 
-KINDS = ("block", "monarch", "low_rank", "kronecker")
+KINDS = ("block", "monarch", "filtered", "low_rank", "kronecker")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Structure:
     """What a linear map is made of. `kinds`: names out of `KINDS`, joined by "+".
 
-    `blocks`: of block and monarch; `rank`: of low_rank; `terms`: of kronecker; `keep`: share of
-    the entries of each row that every factor stores and computes, 1 for dense factors.
+    `blocks`: of block, monarch and filtered; `rank`: of low_rank; `terms`: of kronecker; `keep`:
+    share of the entries of each row that every factor stores and computes, 1 for dense factors.
     """
 
     kinds: str
@@ -51,6 +52,8 @@ class Structure:
             return leaf(fan_in, fan_out, blocks=self.blocks, bias=bias)
         if name == "monarch":
             return MonarchLinear(fan_in, fan_out, blocks=self.blocks, bias=bias, leaf=leaf)
+        if name == "filtered":
+            return FilteredLinear(fan_in, fan_out, blocks=self.blocks, bias=bias, leaf=leaf)
         if name == "low_rank":
             return LowRankLinear(fan_in, fan_out, rank=self.rank, bias=bias, leaf=leaf)
         assert name == "kronecker", name
