@@ -127,6 +127,9 @@ class OriginalProposal(FFNComponent):
         self.check(x)
         return self.masked(x)
 
+    def outputs(self) -> list[nn.Parameter]:
+        return list(self.masked.norm_out.parameters())
+
     def cost(self, tokens: int) -> Cost:
         """What is executed, counted as dispatched: masked zeros at full price."""
         with torch.device("meta"):

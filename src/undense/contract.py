@@ -130,6 +130,11 @@ class FFNComponent(Part, ABC):
         component is in: where training takes another path, it has its own cost."""
 
     @abstractmethod
+    def outputs(self) -> list[nn.Parameter]:
+        """What decides how loud the output is: scaled together by s, the output is scaled by s
+        (nearly, where a step reads what the step before it put out). Empty for no output at all."""
+
+    @abstractmethod
     def start_from(self, dense: DenseFFN, statistics: Statistics) -> None:
         """Set the parameters in closed form so that the output approximates `dense`."""
 

@@ -35,6 +35,7 @@ DIM = 48
 NAMES = list(components())
 MULTIPLIERS = [name for name in NAMES if name != "none"]
 CHOOSING = ["block_topk"]
+STEPWISE = ["micro_refine", "micro_feedback", "token_feedback", "ultra"]  # read their own output
 ULTRAS = ["ultra", "ultra-small", "ultra-all"]
 
 
@@ -81,6 +82,22 @@ def test_bf16_agrees_with_fp32(config: Config) -> None:
     far = (rounded - exact).abs().amax(-1) > 0.05 * exact.abs().max() + 1e-6
     # Where a token chooses between near-equals, the choice may fall differently.
     assert far.sum() <= (4 if config.component in CHOOSING else 0)
+
+
+@every_config
+def test_what_decides_the_loudness_scales_the_output(config: Config) -> None:
+    component = build(DIM, config).double().eval()
+    x = torch.randn(64, DIM, dtype=torch.float64)
+    before = component(x)
+    with torch.no_grad():
+        for parameter in component.outputs():
+            parameter.mul_(0.5)
+    after = component(x)
+    if config.component in STEPWISE:
+        assert 0.3 < (after.norm() / before.norm()).item() < 0.7
+    else:
+        assert torch.allclose(after, 0.5 * before, atol=1e-12)
+    assert len(component.outputs()) == len({id(p) for p in component.outputs()})
 
 
 @every_config

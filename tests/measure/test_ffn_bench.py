@@ -51,6 +51,9 @@ def liar(monkeypatch: pytest.MonkeyPatch) -> type[FFNComponent]:
                 raise RuntimeError("no such kernel")
             return x * self.gain * 1.01
 
+        def outputs(self) -> list[nn.Parameter]:
+            return [self.gain]
+
         def cost(self, tokens: int) -> Cost:
             return Cost(name="liar", forward=tokens * self.dim)
 

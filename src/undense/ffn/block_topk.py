@@ -149,6 +149,10 @@ class BlockTopK(FFNComponent):
         first, second = inner.chunk(2, -1)
         return activate(first, self.activation) * second
 
+    def outputs(self) -> list[nn.Parameter]:
+        shared = [] if self.shared_down is None else self.shared_down.outputs()
+        return [self.down, *shared, *([] if self.bias is None else [self.bias])]
+
     def cost(self, tokens: int) -> Cost:
         k, size, numbers = (self.config.chosen, self.config.block, tokens * self.dim)
         parts = [

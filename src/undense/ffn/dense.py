@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from undense import contract, cost
 from undense.contract import DenseFFN, FFNComponent, Statistics, register
@@ -48,6 +48,9 @@ class Dense(FFNComponent):
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)
         return self.down(activate(self.up(x), self.activation))
+
+    def outputs(self) -> list[nn.Parameter]:
+        return self.down.outputs()
 
     def cost(self, tokens: int) -> Cost:
         return Cost.total(

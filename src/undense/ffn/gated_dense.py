@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from undense import contract, cost
 from undense.contract import DenseFFN, DenseShape, FFNComponent, Statistics, register
@@ -50,6 +50,9 @@ class GatedDense(FFNComponent):
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)
         return self.down(activate(self.gate(x), self.activation) * self.up(x))
+
+    def outputs(self) -> list[nn.Parameter]:
+        return self.down.outputs()
 
     def cost(self, tokens: int) -> Cost:
         numbers = tokens * self.hidden

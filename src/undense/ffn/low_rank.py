@@ -62,6 +62,9 @@ class LowRank(FFNComponent):
         self.check(x)
         return self.down(activate(self.up(x), self.activation))
 
+    def outputs(self) -> list[nn.Parameter]:
+        return self.down.outputs()
+
     def cost(self, tokens: int) -> Cost:
         return Cost.total(
             "low_rank",

@@ -79,6 +79,10 @@ class MicroFeedback(FFNComponent):
         assert update is not None
         return torch.zeros_like(x).index_copy(-1, self.selected, update)
 
+    def outputs(self) -> list[nn.Parameter]:
+        steps = [step for step in self.steps if isinstance(step, GatedWaist)]
+        return [weight for step in steps for weight in step.out.outputs()]
+
     def cost(self, tokens: int) -> Cost:
         numbers = tokens * self.features
         parts = [cost.gather("selected features", numbers, stored=self.features)]

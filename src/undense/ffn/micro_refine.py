@@ -78,6 +78,9 @@ class SparseMicroRefine(FFNComponent):
         assert update is not None
         return torch.zeros_like(x).index_copy(-1, self.selected, update)
 
+    def outputs(self) -> list[nn.Parameter]:
+        return [self.out, self.offset]
+
     def cost(self, tokens: int) -> Cost:
         numbers = tokens * self.features
         return Cost.total(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from undense import contract
 from undense.contract import DenseFFN, FFNComponent, Statistics, register
@@ -29,6 +29,9 @@ class NoFFN(FFNComponent):
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)
         return torch.zeros_like(x)
+
+    def outputs(self) -> list[nn.Parameter]:
+        return []
 
     def cost(self, tokens: int) -> Cost:
         return Cost(name="none")

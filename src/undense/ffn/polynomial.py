@@ -81,6 +81,9 @@ class SparsePolynomial(FFNComponent):
         self.check(x)
         return self.mix(self.features(x))
 
+    def outputs(self) -> list[nn.Parameter]:
+        return self.mix.outputs()
+
     def cost(self, tokens: int) -> Cost:
         numbers = tokens * self.terms
         powers = [

@@ -85,6 +85,9 @@ class LearnedPolynomial(FFNComponent):
             weight = self.weight[torch.arange(len(terms), device=x.device)[:, None], channels]
         return nn.functional.linear(torch.cat(terms, -1), weight.flatten(0, 1).T, self.bias)
 
+    def outputs(self) -> list[nn.Parameter]:
+        return [self.weight, self.bias]
+
     def cost(self, tokens: int) -> Cost:
         degree, dim = self.config.poly_degree, self.dim
         if self.training:

@@ -75,6 +75,9 @@ class TokenPolynomial(FFNComponent):
         y = nn.functional.embedding_bag(kept, self.weight, per_sample_weights=series, mode="sum")
         return (y + self.bias).view_as(x)
 
+    def outputs(self) -> list[nn.Parameter]:
+        return [self.weight, self.bias]
+
     def cost(self, tokens: int) -> Cost:
         numbers = tokens * self.kept
         degree = self.config.poly_degree

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from undense import contract
 from undense.contract import DenseFFN, FFNComponent, Statistics, register
@@ -42,6 +42,9 @@ class Projection(FFNComponent):
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)
         return self.map(x)
+
+    def outputs(self) -> list[nn.Parameter]:
+        return self.map.outputs()
 
     def cost(self, tokens: int) -> Cost:
         return Cost.total("projection", self.map.cost("map", tokens))

@@ -91,6 +91,9 @@ class RandomProjection(FFNComponent):
         self.check(x)
         return self.readout(self.features(x))
 
+    def outputs(self) -> list[nn.Parameter]:
+        return self.readout.outputs()
+
     def cost(self, tokens: int) -> Cost:
         numbers = tokens * self.hidden
         shift = cost.elementwise("shift", numbers, backward=1, macs=0)

@@ -105,6 +105,9 @@ class SparseSpectral(FFNComponent):
             filtered = filtered + spectrum[..., self.partner] * self.twist
         return filtered @ self.synthesis
 
+    def outputs(self) -> list[nn.Parameter]:
+        return [self.gain] if self.twist is None else [self.gain, self.twist]
+
     def cost(self, tokens: int) -> Cost:
         numbers = tokens * self.modes
         parts = [

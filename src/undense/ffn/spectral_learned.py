@@ -77,6 +77,9 @@ class LearnedSpectral(FFNComponent):
         filtered = spectrum.respond(coefficients, self.gain[kept], twist)
         return filtered.flatten(-2) @ self.transform.synthesis_rows(kept).to(x.dtype)
 
+    def outputs(self) -> list[nn.Parameter]:
+        return [self.gain] if self.twist is None else [self.gain, self.twist]
+
     def cost(self, tokens: int) -> Cost:
         found, kept = self.transform, self.config.k_freq
         twisted = self.twist is not None

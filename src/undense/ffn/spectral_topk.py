@@ -77,6 +77,9 @@ class TokenSpectral(FFNComponent):
             y = self.transform.synthesise(chosen.flatten(-2))
         return y.to(x.dtype)
 
+    def outputs(self) -> list[nn.Parameter]:
+        return [self.gain] if self.twist is None else [self.gain, self.twist]
+
     def cost(self, tokens: int) -> Cost:
         found, kept = self.transform, self.config.k_freq
         numbers = tokens * kept * found.width

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from undense import contract, cost
 from undense.contract import DenseFFN, DenseShape, FFNComponent, Statistics, register
@@ -95,6 +95,9 @@ class TensorFactor(FFNComponent):
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)
         return self.down(self.neurons(x))
+
+    def outputs(self) -> list[nn.Parameter]:
+        return self.down.outputs()
 
     def cost(self, tokens: int) -> Cost:
         numbers = tokens * self.hidden

@@ -132,6 +132,10 @@ class TokenFeedback(FFNComponent):
         assert update is not None
         return torch.zeros_like(x).index_copy(-1, self.selected, update), torch.stack(last, -2)
 
+    def outputs(self) -> list[nn.Parameter]:
+        steps = [step for step in self.steps if isinstance(step, GatedWaist)]
+        return [weight for step in steps for weight in step.out.outputs()]
+
     def cost(self, tokens: int) -> Cost:
         """Of whole sequences and of streams alike; with padding, looking for the latest real token
         is a comparison a token and step more."""

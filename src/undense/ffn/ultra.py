@@ -122,6 +122,12 @@ class UltraEfficientSparseFFN(FFNComponent):
             return result
         return nn.functional.dropout(result, self.config.dropout)
 
+    def outputs(self) -> list[nn.Parameter]:
+        if self.norm_out is not None:
+            return [self.norm_out.weight, self.norm_out.bias]
+        stages = [stage for stage in self.stages.values() if isinstance(stage, FFNComponent)]
+        return [weight for stage in stages for weight in stage.outputs()]
+
     def cost(self, tokens: int) -> Cost:
         numbers = tokens * self.dim
         parts = []

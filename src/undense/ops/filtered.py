@@ -71,6 +71,9 @@ class FilteredLinear(LinearMap):
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.features(x))
 
+    def outputs(self) -> list[nn.Parameter]:
+        return self.last.outputs()
+
     def cost(self, name: str, tokens: int) -> Cost:
         modes = self.transform.modes
         return Cost.total(

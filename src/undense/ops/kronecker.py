@@ -73,6 +73,9 @@ class KroneckerLinear(LinearMap):
         y = self.last(self.features(x)).transpose(-1, -2).flatten(-2)
         return y if self.bias is None else y + self.bias
 
+    def outputs(self) -> list[nn.Parameter]:
+        return [*self.last.outputs(), *([] if self.bias is None else [self.bias])]
+
     def cost(self, name: str, tokens: int) -> Cost:
         parts = [
             self.first.cost("first factor", tokens * self.a),

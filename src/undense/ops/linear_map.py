@@ -30,6 +30,10 @@ class LinearMap(nn.Module, ABC):
         """What one call on `tokens` rows costs."""
 
     @abstractmethod
+    def outputs(self) -> list[nn.Parameter]:
+        """The factor nearest to the output, and the bias: y is linear in them together."""
+
+    @abstractmethod
     def approximate_(self, weight: Tensor, bias: Tensor | None, gram: Tensor) -> None:
         """Set the factors so that the map is closest to `weight` (fan_out, fan_in) on inputs whose
         second moment is `gram` (fan_in, fan_in)."""
@@ -52,6 +56,9 @@ class BlockMap(LinearMap):
             )
         self.blocks = blocks
         self.bias = nn.Parameter(torch.zeros(fan_out)) if bias else None
+
+    def outputs(self) -> list[nn.Parameter]:
+        return list(self.parameters())
 
     @abstractmethod
     def reset(self, std: float | None = None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from undense.cost import Cost
 from undense.ops.block_linear import BlockLinear
@@ -28,6 +28,9 @@ class LowRankLinear(LinearMap):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.first(x))
+
+    def outputs(self) -> list[nn.Parameter]:
+        return self.last.outputs()
 
     def cost(self, name: str, tokens: int) -> Cost:
         return Cost.total(

@@ -8,7 +8,7 @@ projection from a dense matrix is weighted by the second moment of the inputs.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from undense.cost import Cost
 from undense.errors import UndenseError
@@ -46,6 +46,9 @@ class MonarchLinear(LinearMap):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.features(x))
+
+    def outputs(self) -> list[nn.Parameter]:
+        return self.last.outputs()
 
     def cost(self, name: str, tokens: int) -> Cost:
         return Cost.total(

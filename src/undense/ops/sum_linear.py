@@ -40,6 +40,9 @@ class SumLinear(LinearMap):
             y = y + linear(x)
         return y
 
+    def outputs(self) -> list[nn.Parameter]:
+        return [weight for linear in self._maps() for weight in linear.outputs()]
+
     def cost(self, name: str, tokens: int) -> Cost:
         maps = self._maps()
         sums = len(maps) - 1

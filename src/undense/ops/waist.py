@@ -39,6 +39,10 @@ class Waist(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.features(x))
 
+    def outputs(self) -> list[nn.Parameter]:
+        """What the output is linear in together."""
+        return self.last.outputs()
+
     def cost(self, name: str, tokens: int) -> Cost:
         return Cost.total(
             name,
