@@ -38,7 +38,7 @@ def test_a_component_starts_as_loud_as_what_it_replaces(family: str, ffn: str) -
     for name, component in found.items():
         wanted = replaced[name].eval()(rows).square().mean().sqrt()
         ratio = (component.eval()(rows).square().mean().sqrt() / wanted).item()
-        assert ratio == pytest.approx(1, rel=0.1)
+        assert ratio == pytest.approx(1, rel=0.2)
 
 
 def test_no_ffn_at_all_stays_silent() -> None:

@@ -11,6 +11,8 @@ from undense.train.corpus import load_corpus
 from undense.train.tokens import (
     BlockDataset,
     batches_hash,
+    byte_tokenizer,
+    bytes_a_token,
     corpus_tokenizer,
     encode,
     end_of_text,
@@ -33,6 +35,21 @@ def tokenizer(corpus):
 def test_every_text_round_trips(tokenizer, text):
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
+
+
+@given(text=st.text())
+def test_bytes_are_a_token_each_and_round_trip(text):
+    tokenizer = byte_tokenizer()
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert len(ids) == len(text.encode()) and len(tokenizer) == 258
+    assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
+
+
+@given(text=st.text())
+def test_tokens_stand_for_the_bytes_of_their_text(tokenizer, text):
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert sum(bytes_a_token(tokenizer)[ids]) == len(text.encode())
+    assert bytes_a_token(tokenizer)[end_of_text(tokenizer)] == 0
 
 
 def test_training_the_tokenizer_again_gives_the_same_one(corpus, tokenizer):

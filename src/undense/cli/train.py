@@ -59,8 +59,21 @@ def show(result: dict[str, Any], screen: Screen) -> None:
     screen.facts(
         {
             "loss": f"{metrics['loss']:.4f} nats a token",
+            "bits a byte": f"{metrics['bits_per_byte']:.4f}",
             **{name: f"{loss:.4f}" for name, loss in metrics["baselines"].items()},
-            "parameters": f"{metrics['parameters']:,}",
+            "parameters": f"{metrics['parameters']:,}, {metrics['ffn_parameters']:,} in FFNs",
+            "FFN FLOPs": f"{metrics['ffn_share']:.1%} of the dense FFN's",
+            "training FLOPs": f"{metrics['training_flops']:.4g}",
+            "training time": _seconds(metrics["training_seconds"]),
         }
     )
+    for event in metrics["reverts"]:
+        screen.line(
+            f"diverged at step {event['step']} ({event['what']}): back to step {event['back_to']},"
+            f" from there at x{event['rate_factor']:g} of the learning rate"
+        )
     screen.line(f"written: {result['output_dir']}")
+
+
+def _seconds(seconds: float | None) -> str:
+    return "not known for all of it" if seconds is None else f"{seconds:.1f} s in steps"

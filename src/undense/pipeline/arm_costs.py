@@ -23,7 +23,7 @@ from undense.measure.whole_model import count_workload
 from undense.pipeline.pretraining import build_from
 from undense.pipeline.study import Study
 from undense.train.build import build_model
-from undense.train.corpus import load_corpus
+from undense.train.corpus import Corpus, load_corpus
 from undense.train.fitting import optimizer_of
 from undense.train.pretrain import tokenizer_of
 from undense.train.recipe import PretrainRecipe
@@ -116,13 +116,12 @@ def _parameters(dim: int, config: Config) -> int:
 
 
 def _tokenizer(recipe: PretrainRecipe) -> PreTrainedTokenizerBase:
-    return _trained(recipe.data, recipe.vocab_size, recipe.context)
+    return tokenizer_of(recipe, _corpus(recipe.data))
 
 
 @lru_cache(maxsize=1)
-def _trained(data: str | None, vocab_size: int, context: int) -> PreTrainedTokenizerBase:
-    recipe = PretrainRecipe(data=data, vocab_size=vocab_size, context=context)
-    return tokenizer_of(recipe, load_corpus(data))
+def _corpus(data: str | None) -> Corpus:
+    return load_corpus(data)
 
 
 def _step(model: PreTrainedModel, recipe: PretrainRecipe, rows: Tensor) -> Callable[[], object]:

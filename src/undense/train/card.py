@@ -37,10 +37,12 @@ The loss is the mean over {metrics["heldout_predictions"]:,} predicted tokens in
 blocks of {metrics["context"]} held-out tokens; every model predicts the same tokens from what
 stands before them in the same block, and was estimated on the same training split. The n-gram
 models are interpolated, with modified Kneser-Ney discounts. Weights are stored as
-{metrics["stored"]}, and the loss is that of the stored weights.
+{metrics["stored"]}, and the loss is that of the stored weights: {metrics["bits_per_byte"]:.4f} bits
+for each of the {metrics["heldout_bytes"]:,} bytes of text predicted.
 
 - Corpus: {text}, Python {corpus["python_version"]}, sha256 `{corpus["sha256"]}`
 - Training split: {metrics["train_tokens"]:,} tokens; seen in training: {metrics["tokens_seen"]:,}
+- Training FLOPs, forward and backward: {metrics["training_flops"]:.4g}
 - Evaluation batches: sha256 `{metrics["batches_sha256"]}`
 - Command: `{command}`
 {_STANDARD_LIBRARY if default else ""}"""

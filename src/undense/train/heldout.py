@@ -3,9 +3,9 @@
 import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from undense.train.tokens import BlockDataset
+from undense.train.tokens import BlockDataset, bytes_a_token
 
 
 @torch.no_grad()
@@ -29,3 +29,9 @@ def heldout_loss(model: PreTrainedModel, dataset: BlockDataset, *, batch: int = 
     finally:
         model.train(was_training)
     return float(total / predictions)
+
+
+def heldout_bytes(tokenizer: PreTrainedTokenizerBase, dataset: BlockDataset) -> int:
+    """Bytes of text that the predicted tokens of `dataset` stand for: all but the first of each
+    block. The end of a document is predicted, and costs nats, but is no text."""
+    return int(bytes_a_token(tokenizer)[dataset.blocks[:, 1:].numpy()].sum())

@@ -16,12 +16,13 @@ from undense.train.checkpoints import last_checkpoint
 from undense.train.corpus import Corpus, load_corpus
 from undense.train.fitting import SaveFFNs, fit
 from undense.train.guide import guides_of
+from undense.train.metrics import run_metrics
 from undense.train.progress import Progress
 from undense.train.publish import publish
 from undense.train.recipe import PretrainRecipe
 from undense.train.reverts import DivergenceError, Reverts
 from undense.train.scales import scale_
-from undense.train.tokens import BlockDataset, corpus_tokenizer, encode
+from undense.train.tokens import BlockDataset, byte_tokenizer, corpus_tokenizer, encode
 from undense.train.work import work_of
 
 Build = Callable[[PretrainRecipe, PreTrainedTokenizerBase], PreTrainedModel]
@@ -84,22 +85,25 @@ def pretrain(
             reverts=reverts,
             callbacks=callbacks,
         )
-        steps = [*range(recipe.steps), *reverts.steps_lost()]
-        work = work_of(model, recipe, steps, blocks=len(train))
+        taken = [*range(recipe.steps), *reverts.steps_lost()]
+        work = work_of(model, recipe, taken, blocks=len(train))
         if (guides := guides_of(model)) is not None:
             guides.remove(model)
-        return publish(
-            model,
-            tokenizer,
-            recipe=recipe,
-            corpus=corpus,
-            train_tokens=train_tokens,
-            heldout=heldout,
-            folder=folder,
-            work=work,
-            seconds=reverts.seconds(progress.seconds),
-            reverts=reverts,
-        )
+
+        def measure() -> dict[str, Any]:
+            return run_metrics(
+                model,
+                tokenizer,
+                recipe=recipe,
+                corpus=corpus,
+                train_tokens=train_tokens,
+                heldout=heldout,
+                work=work,
+                seconds=reverts.seconds(progress.seconds),
+                reverts=reverts,
+            )
+
+        return publish(model, tokenizer, recipe=recipe, folder=folder, measure=measure)
 
 
 def _trained(
@@ -167,7 +171,9 @@ def _is_empty(folder: Path) -> bool:
 
 
 def tokenizer_of(recipe: PretrainRecipe, corpus: Corpus) -> PreTrainedTokenizerBase:
-    """The tokenizer that a recipe asks for, trained on the training split."""
+    """The tokenizer that a recipe asks for: bytes, or trained on the training split."""
+    if recipe.tokenizer == "bytes":
+        return byte_tokenizer(context=recipe.context)
     return corpus_tokenizer(corpus, vocab_size=recipe.vocab_size, context=recipe.context)
 
 

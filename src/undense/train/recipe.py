@@ -12,6 +12,7 @@ from undense.errors import UndenseError
 Host = Literal["gpt2", "llama", "spectral"]
 Precision = Literal["fp32", "bf16"]
 Storage = Literal["fp32", "fp16"]
+Tokens = Literal["bpe", "bytes"]
 
 _KINDS: dict[Any, tuple[type, ...]] = {
     int: (int,),
@@ -24,7 +25,9 @@ _KINDS: dict[Any, tuple[type, ...]] = {
     Host: (str,),
     Precision: (str,),
     Storage: (str,),
+    Tokens: (str,),
 }
+_CHOICES = {"host": Host, "dtype": Precision, "stored": Storage, "tokenizer": Tokens}
 _COUNTS = ("hidden_size", "layers", "heads", "intermediate", "vocab_size", "steps", "batch")
 _COUNTS += ("save_every", "save_ffns_every", "eval_every", "log_every", "eval_limit")
 
@@ -42,7 +45,8 @@ class PretrainRecipe:
     ffns_from: str | None = None  # start with the FFNs of this folder (save_ffns_every wrote it)
     guide: float = 0.0  # share of the steps in which a dense FFN guides ours, see train/guide.py
     context: int = 256  # tokens a block
-    vocab_size: int = 2048  # of the byte-level BPE trained on the training split
+    tokenizer: Tokens = "bpe"  # byte-level, trained on the training split; or a token a byte
+    vocab_size: int = 2048  # of the BPE; bytes have 258, the end of text and padding with them
     data: str | None = None  # text file or folder; None: the Python standard library
     steps: int = 1000
     batch: int = 16  # blocks a step
@@ -78,7 +82,7 @@ class PretrainRecipe:
                 raise UndenseError(
                     f"recipe: {each.name}={value!r}; expected {' or '.join(map(_name, kinds))}"
                 )
-        for name, kind in (("host", Host), ("dtype", Precision), ("stored", Storage)):
+        for name, kind in _CHOICES.items():
             if (value := getattr(self, name)) not in (choices := get_args(kind)):
                 raise UndenseError(f"recipe: {name}={value!r}; choose one of {', '.join(choices)}")
         for name in _COUNTS:

@@ -10,6 +10,7 @@ from typing import Any, final
 import numpy as np
 import tokenizers
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -77,6 +78,24 @@ def _wrapped(backend: Tokenizer, context: int | None) -> PreTrainedTokenizerFast
         pad_token=PADDING,
         clean_up_tokenization_spaces=False,
         **extra,
+    )
+
+
+def byte_tokenizer(*, context: int | None = None) -> PreTrainedTokenizerFast:
+    """A token a byte: the byte-level BPE without a single merge, 256 bytes and two special ones."""
+    return train_tokenizer((), vocab_size=_BYTES + 2, context=context)
+
+
+def bytes_a_token(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.int64]:
+    """How many bytes of text each id of a byte-level tokenizer stands for; a special one for 0."""
+    special = set(tokenizer.all_special_ids)
+    # In the byte-level alphabet every byte is one character.
+    return np.array(
+        [
+            0 if token in special else len(str(tokenizer.convert_ids_to_tokens(token)))
+            for token in range(len(tokenizer))
+        ],
+        dtype=np.int64,
     )
 
 

@@ -19,11 +19,12 @@ from undense.train.recipe import PretrainRecipe
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """Tokens that went in, FLOPs forward and backward of the model without guides, of its FFNs in
-    them, and of the guides. The optimizer's own arithmetic is in none; nor is that of the
-    operations in `uncounted`, for which there is no formula."""
+    """FLOPs forward and backward of the model without guides, of its FFNs in them, and of guides.
 
-    tokens: int = 0
+    The optimizer's own arithmetic is in none, nor that of the operations in `uncounted`, for which
+    there is no formula.
+    """
+
     model: int = 0
     ffns: int = 0
     guides: int = 0
@@ -34,6 +35,11 @@ def blocks_in(step: int, blocks: int, batch: int) -> int:
     """Blocks in the batch of `step` 0, 1, …: the last one of a pass over all may be smaller."""
     passes = -(-blocks // batch)
     return min(batch, blocks - (step % passes) * batch)
+
+
+def tokens_in(recipe: PretrainRecipe, steps: Iterable[int], *, blocks: int) -> int:
+    """Tokens in the batches of `steps`, over a training set of so many blocks."""
+    return recipe.context * sum(blocks_in(step, blocks, recipe.batch) for step in steps)
 
 
 def work_of(
@@ -53,9 +59,7 @@ def work_of(
             known[rows] = _step(model, rows, recipe.context)
         one = known[rows]
         speaking = 0 if guides is None else sum(guides.speaking(step))
-        total.update(
-            tokens=one.tokens, model=one.model, ffns=one.ffns, guides=speaking * one.guides
-        )
+        total.update(model=one.model, ffns=one.ffns, guides=speaking * one.guides)
     missed = frozenset[str]().union(*(one.uncounted for one in known.values()))
     return Work(**total, uncounted=missed)
 
@@ -76,7 +80,6 @@ def _step(model: PreTrainedModel, rows: int, context: int) -> Work:
     alone = _counted(model, rows, context, speaking=0)
     guided = _counted(model, rows, context, speaking=layers) if layers else alone
     return Work(
-        tokens=rows * context,
         model=alone.dispatched,
         ffns=sum(alone.tree.part(name).flops for name in ffn_names(model)),
         guides=(guided.dispatched - alone.dispatched) // layers if layers else 0,
