@@ -29,7 +29,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from undense.contract import abstract_cost
-from undense.ffn.presets import dense_config
+from undense.ffn.shares import dense_config
 from undense.measure.decoder_configs import decoder_of
 from undense.measure.flops import count_flops
 from undense.train.corpus import Corpus
