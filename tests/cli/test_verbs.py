@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from undense.ffn.presets import PRESETS
 from undense.kernels.library import kernels
 from undense.measure import formulas
 from undense.pipeline.claims import CLAIMS
+from undense.train.recipe import PretrainRecipe
 from undense_command import VERBS
 
 
@@ -280,6 +282,54 @@ def test_train_plans_from_the_recipe(undense: Command, tmp_path: Path) -> None:
     words = ("train", "--recipe", recipe, "--output-dir", tmp_path / "out", "--seed", "7")
     plan = undense(*words, "--dry-run", "--json").result["plan"]
     assert (plan["training_tokens"], plan["seed"]) == (96, 7)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_help_of_train_names_every_field_of_a_recipe(undense: Command) -> None:
+    shown = " ".join(undense("train", "--help").out.replace("│", " ").split())
+    for each in fields(PretrainRecipe):
+        assert f" {each.name}=" in shown, each.name
+    assert "divergence=1.0 nats that the running loss may rise above its lowest" in shown
+
+
+def test_train_with_fields_set_then_starts_another_from_its_ffns(
+    undense: Command, text: Path, tmp_path: Path
+) -> None:
+    recipe, out = (tmp_path / "recipe.json", tmp_path / "out")
+    sizes = {"hidden_size": 16, "layers": 1, "heads": 2, "context": 16, "batch": 2, "eval_limit": 4}
+    recipe.write_text(json.dumps({**sizes, "data": str(text), "steps": 99}))
+    words = ("train", "--recipe", recipe, "--ffn", "block_topk-50", "--json")
+    more = ("--set", "steps=2", "tokenizer=bytes", "save_ffns_every=1", 'rates={"*.up": 0.5}')
+    plan = undense(*words, "--output-dir", out, *more, "--dry-run").result["plan"]
+    assert (plan["steps"], plan["tokenizer"], plan["rates"]) == (2, "bytes", {"*.up": 0.5})
+    outcome = undense(*words, "--output-dir", out, *more)
+    assert outcome.code == 0, outcome.err
+    metrics = outcome.result["metrics"]
+    assert metrics == json.loads((out / "metrics.json").read_text())
+    assert metrics["tokens_seen"] == 2 * 2 * 16
+    assert any(path.name.startswith("events.") for path in (out / "tensorboard").iterdir())
+    start = ("--ffns-from", out / "ffns" / "step-2", "--output-dir", tmp_path / "next")
+    again = undense(*words[:-1], *start, "--set", "steps=1", "tokenizer=bytes")
+    assert again.code == 0, again.err
+    assert "bits a byte" in again.out and "in steps" in again.out
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("steps", "--set steps: expected FIELD=VALUE"),
+        ("stepps=3", "unknown field stepps"),
+        ("steps=many", "steps='many'; expected int"),
+    ],
+)
+def test_a_field_set_wrongly_is_one_clear_error(
+    undense: Command, tmp_path: Path, given: str, says: str
+) -> None:
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text("{}")
+    outcome = undense("train", "--recipe", recipe, "--output-dir", tmp_path / "out", "--set", given)
+    assert outcome.code == 1
+    assert says in outcome.err
     assert not (tmp_path / "out").exists()
 
 

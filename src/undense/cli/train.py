@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
+
+from undense.cli.fields import field_list, with_fields
 from undense.cli.options import Common, CommonOptions
 from undense.cli.screen import Screen
+from undense.train.recipe import PretrainRecipe
+
+# The help must name every field; the comments in the class are where they are explained.
+SetOption = Annotated[
+    tuple[str, ...],
+    tyro.conf.arg(
+        metavar="FIELD=VALUE ...",
+        help_behavior_hint="(default: none)",
+        help="Set fields of the recipe, over what its file says. All of them, with what holds where"
+        f" neither says anything:\n\n{field_list()}\n\n",
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +30,7 @@ class Options:
     """A recipe in, a stock Hugging Face folder out."""
 
     recipe: Path
-    """A JSON file such as recipes/tiny-gpt2.json."""
+    """A JSON file of fields, such as recipes/tiny-gpt2.json; --set lists them."""
     output_dir: Path
     """The folder to write; one with checkpoints of the same recipe is continued."""
     ffn: str | None = None
@@ -24,6 +39,7 @@ class Options:
     """Start with the FFNs of this folder, such as OTHER_RUN/ffns/step-200."""
     seed: int | None = None
     """Instead of the recipe's seed."""
+    set: SetOption = ()
     dry_run: bool = False
     """Say what would be done, and write nothing."""
     common: CommonOptions = field(default_factory=Common)
@@ -31,15 +47,11 @@ class Options:
 
 def run(options: Options) -> dict[str, Any]:
     """The plan, or what metrics.json holds."""
-    from undense.train.recipe import PretrainRecipe
-
-    recipe = PretrainRecipe.load(options.recipe)
-    if options.seed is not None:
-        recipe = replace(recipe, seed=options.seed)
-    if options.ffn is not None:
-        recipe = replace(recipe, ffn=options.ffn)
+    given: dict[str, Any] = {"ffn": options.ffn, "seed": options.seed}
     if options.ffns_from is not None:
-        recipe = replace(recipe, ffns_from=str(options.ffns_from))
+        given["ffns_from"] = str(options.ffns_from)
+    chosen = {name: value for name, value in given.items() if value is not None}
+    recipe = with_fields(PretrainRecipe.load(options.recipe), options.set, chosen)
     place = {"output_dir": str(options.output_dir), "dry_run": options.dry_run}
     if options.dry_run:
         tokens = recipe.steps * recipe.batch * recipe.context
