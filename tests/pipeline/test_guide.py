@@ -14,7 +14,9 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import TrainerCallback
 
+from undense.contract import components
 from undense.convert.folders import load
+from undense.convert.sites import find_components
 from undense.errors import UndenseError
 from undense.measure.decoder_configs import decoder_of
 from undense.pipeline.pretraining import build_from
@@ -140,6 +142,23 @@ def test_the_cost_of_the_run_counts_every_guide_that_spoke(
     component = model.get_submodule(ffn_names(model)[0]).train()
     cost = component.cost(rows)  # type: ignore[operator]
     assert metrics["ffn_training_flops"] == 4 * 2 * (cost.forward + cost.backward)
+
+
+@pytest.mark.parametrize("name", list(components()))
+def test_any_component_is_guided(recipe: PretrainRecipe, name: str) -> None:
+    tokenizer = train_tokenizer(["def f(x): return x"] * 50, vocab_size=280, context=16)
+    model = build_from(dataclasses.replace(recipe, hidden_size=64, ffn=name), tokenizer).train()
+    guides = guides_of(model)
+    assert guides is not None
+    ids = torch.randint(0, len(tokenizer), (2, 16))
+    plain = model(input_ids=ids).logits
+    guides.set(0.5, [True, True])
+    output = model(input_ids=ids, labels=ids)
+    assert not torch.equal(output.logits, plain)
+    output.loss.backward()
+    assert all(p.grad is not None and p.grad.any() for p in guides.parameters())
+    guides.remove(model)
+    assert find_components(model).keys() == {f"transformer.h.{n}.mlp" for n in range(2)}
 
 
 def test_the_last_batch_of_a_pass_is_what_is_left() -> None:

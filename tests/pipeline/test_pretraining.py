@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import undense.ffn
 from undense.contract import build, config_from_dict
 from undense.convert.sites import find_components
 from undense.errors import UndenseError
+from undense.pipeline.live import LiveCallback
 from undense.pipeline.pretraining import build_from, pretrain_from
 from undense.train.pretrain import pretrain
 from undense.train.recipe import PretrainRecipe
@@ -96,6 +98,26 @@ def test_entries_left_out_have_no_weight_no_gradient_and_no_state(
     for name, columns in component.named_buffers():
         assert not columns.is_floating_point()
         assert torch.equal(columns, fresh[name])
+
+
+class SpoiledOnce(TrainerCallback):
+    def __init__(self) -> None:
+        self.left = 1
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 4 and self.left:
+            self.left = 0
+            next(kwargs["model"].parameters()).data.fill_(float("nan"))
+
+
+def test_a_run_that_went_back_is_watched_on(recipe: PretrainRecipe, tmp_path: Path) -> None:
+    """The live view lets go of the model of the first attempt and follows that of the second."""
+    live = LiveCallback(tmp_path / "live", every=1)
+    callbacks = [live, SpoiledOnce()]
+    metrics = pretrain(recipe, tmp_path / "run", build=build_from, callbacks=callbacks)
+    assert [event["back_to"] for event in metrics["reverts"]] == [3]
+    lines = (tmp_path / "live" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 4, 5, 6]
 
 
 @pytest.mark.parametrize("host", ["gpt2", "llama"])

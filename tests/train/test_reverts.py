@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,11 @@ def test_before_the_first_checkpoint_it_starts_again(
     metrics = pretrain(recipe, tmp_path, callbacks=[spoil])
     assert metrics["reverts"][0]["back_to"] == 0
     assert [step for step, _ in spoil.rates] == [0, 1, 0, 1, 2, 3, 4, 5]
+    for checkpoint in tmp_path.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    # what it noted is this run's alone
+    with pytest.raises(UndenseError, match=r"another run \(differs in seed\)"):
+        pretrain(dataclasses.replace(recipe, seed=1), tmp_path)
 
 
 def test_a_checkpoint_it_diverged_from_twice_is_given_up(

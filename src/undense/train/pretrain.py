@@ -20,6 +20,7 @@ from undense.train.metrics import run_metrics
 from undense.train.progress import Progress
 from undense.train.publish import publish
 from undense.train.recipe import PretrainRecipe
+from undense.train.reverts import FILE as REVERTS
 from undense.train.reverts import DivergenceError, Reverts
 from undense.train.scales import scale_
 from undense.train.tokens import BlockDataset, byte_tokenizer, corpus_tokenizer, encode
@@ -60,7 +61,7 @@ def pretrain(
         )
     corpus = load_corpus(recipe.data)
     identity = {"recipe": recipe.to_dict(), "corpus": corpus.sha256}
-    if checkpoint is not None:
+    if checkpoint is not None or (folder / REVERTS).is_file():
         _require_same_run(folder, identity)
     elif folder.exists() and not _is_empty(folder) and not (folder / "run.json").is_file():
         raise UndenseError(f"{folder} exists and is no pretraining run; give another folder")
@@ -182,7 +183,7 @@ def _require_same_run(folder: Path, identity: dict[str, Any]) -> None:
         earlier = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UndenseError(
-            f"{folder} has checkpoints but no readable run.json; give another folder"
+            f"{folder} holds the state of a run but no readable run.json; give another folder"
         ) from error
     # Through the class, so that a field that is newer than the run counts with its default.
     before = {
@@ -193,6 +194,6 @@ def _require_same_run(folder: Path, identity: dict[str, Any]) -> None:
     changed = sorted(key for key in now if before[key] != now[key])
     if changed:
         raise UndenseError(
-            f"{folder} holds checkpoints of another run (differs in {', '.join(changed)}); "
+            f"{folder} holds the state of another run (differs in {', '.join(changed)}); "
             "give another folder, or the same recipe and data"
         )
