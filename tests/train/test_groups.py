@@ -60,6 +60,14 @@ def test_a_factor_learns_by_its_own_fan_in(model: nn.Module) -> None:
     }
 
 
+def test_gains_between_the_factors_are_no_factor() -> None:
+    """A filter between two factors: a number a frequency and channel, in two columns."""
+    linear = nn.ModuleDict({"map": MonarchLinear(32, 64, blocks=2, bias=False)})
+    linear["map"].register_parameter("gain", nn.Parameter(torch.ones(17, 2)))
+    assert factor_multipliers(linear) == {"map.first.weight": 1.0, "map.last.weight": 1.0}
+    assert told(linear)["map.gain"] == (1.0, 0.0)
+
+
 def told(model: nn.Module, **more: object) -> dict[str, tuple[float, float]]:
     """(multiplier of the rate, decay) by parameter name."""
     names = {parameter: name for name, parameter in model.named_parameters()}

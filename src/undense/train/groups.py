@@ -70,7 +70,7 @@ def factor_multipliers(model: nn.Module) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for name, linear in outermost_maps(model):
-        factors = {k: p for k, p in linear.named_parameters() if p.ndim >= 2}
+        factors = {k: p for k, p in linear.named_parameters() if is_matrix(k, p)}
         for key, factor in factors.items():
             found[f"{name}.{key}"] = linear.fan_in / factor.shape[-1] / len(factors)
     return found
