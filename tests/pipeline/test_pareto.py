@@ -23,7 +23,7 @@ def values(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "base": {
             "hidden_size": 32, "layers": 1, "heads": 2, "context": 16, "vocab_size": 280,
             "data": str(folder), "steps": 4, "batch": 4, "save_every": 4, "eval_every": 4,
-            "eval_limit": 8, "reverts": 0,
+            "eval_limit": 8,
         },
         "arms": {
             "dense": {},
@@ -142,7 +142,7 @@ def test_a_plan_says_what_arms_cost_and_writes_nothing(values: dict[str, Any]) -
         ({"yardsticks": ["none"]}, "names 'none'; the arms are dense"),
         ({"arms": {}}, "no arms"),
         ({"arms": {"a": {"rate_of": "b"}}}, "names 'b'"),
-        ({"arms": {"a": {"seed": 3}}}, "seeds and rates are the study's"),
+        ({"arms": {"a": {"seed": 3}}}, "that is the study's to decide"),
         ({"arms": {"a/b": {}}}, "no name for an arm"),
         ({"arms": {"a": {"colour": 3}}}, "unknown field colour"),
         ({"arms": {"a": 3}}, "must be a JSON object"),

@@ -13,7 +13,9 @@ from undense.train.recipe import PretrainRecipe
 from undense.train.settings import require_seed
 
 MOST_EXTENSIONS = 4  # rates tried beyond either end of the grid, before a sweep gives up
-_OWN = ("seed", "learning_rate", "steps")  # what the study itself decides of a recipe
+# What the study itself decides of a recipe. No run goes back after it diverged: its rate would no
+# longer be the one that it is listed under.
+_OWN = ("seed", "learning_rate", "reverts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +73,9 @@ class Study:
             self._require_arm(other, f"arms.{name}.{key}")
             if getattr(self.arms[other], key) is not None:
                 raise UndenseError(f"study: arms.{name}.{key}={other!r} itself refers to another")
-        if own := [key for key in _OWN if key in {**self.base, **arm.recipe} and key != "steps"]:
+        if own := [key for key in _OWN if key in {**self.base, **arm.recipe}]:
             raise UndenseError(
-                f"study: arm {name!r} sets {', '.join(own)}; seeds and rates are the study's"
+                f"study: arm {name!r} sets {', '.join(own)}; that is the study's to decide"
             )
         if not name or any(sign in name for sign in "/\\") or name.startswith("."):
             raise UndenseError(f"study: {name!r} is no name for an arm; it becomes a folder")
@@ -89,7 +91,8 @@ class Study:
         self, arm: str, *, rate: float, seed: int, steps: int | None = None
     ) -> PretrainRecipe:
         """The recipe of one run; `steps` None: as many as `base` says."""
-        values = {**self.base, **self.arms[arm].recipe, "learning_rate": rate, "seed": seed}
+        own = {**self.base, **self.arms[arm].recipe}
+        values = {**own, "learning_rate": rate, "seed": seed, "reverts": 0}
         if steps is not None:
             values["steps"] = steps
         return PretrainRecipe.from_dict(values)
