@@ -155,6 +155,11 @@ class FFNComponent(Part, ABC):
         host: dict[str, Any] = {"activation": shape.activation, "bias": shape.bias}
         return cls.Config(**{name: value for name, value in host.items() if name in known})
 
+    @classmethod
+    def untrained(cls, config: Config) -> Config:
+        """`config`, a default, as it trains best from a random start and not from dense weights."""
+        return config
+
     def check(self, x: Tensor) -> None:
         """Refuse an input of another width; the message names both."""
         if x.shape[-1] != self.dim:

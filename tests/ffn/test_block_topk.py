@@ -147,3 +147,19 @@ def test_share_counts_the_router() -> None:
 def test_sizes_that_do_not_fit_are_refused(changes: dict[str, float], message: str) -> None:
     with pytest.raises(UndenseError, match=message):
         build(DIM, Config(**changes))  # type: ignore[arg-type]
+
+
+def test_a_random_start_is_balanced_and_routed_in_full() -> None:
+    shape = DenseShape(dim=DIM, hidden=4 * DIM)
+    for name, path in (("block_topk-30", ()), ("ultra-30", ("projection",))):
+        trained, untrained = (resolve(name, shape, untrained=flag) for flag in (False, True))
+        for key in path:
+            trained, untrained = getattr(trained, key), getattr(untrained, key)
+        assert isinstance(trained, Config) and isinstance(untrained, Config)
+        assert trained.rank is not None and trained.balance == 0
+        assert untrained.rank is None and untrained.balance > 0
+    given = {"like": "ultra", "percent": 30, "projection": {"balance": 0.0}}
+    found = resolve(given, shape, untrained=True)
+    assert isinstance(found, undense.ffn.UltraEfficientSparseFFN.Config)
+    assert isinstance(found.projection, Config) and found.projection.balance == 0
+    assert abstract_cost(DIM, found).forward <= 0.3 * dense_flops(shape)

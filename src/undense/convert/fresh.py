@@ -28,7 +28,7 @@ def fresh_(model: PreTrainedModel, ffn: FFNSpec) -> dict[str, nn.Module]:
     """
     dense = {}
     for site in chosen(model, None, None):
-        new = build(site.shape.dim, resolve(ffn, site.shape))
+        new = build(site.shape.dim, resolve(ffn, site.shape, untrained=True))
         if not site.on_meta:
             _as_loud_as(site.module, new, site.shape.dim)
         dense[site.name] = put(model, site.name, new)

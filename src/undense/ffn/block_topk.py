@@ -77,18 +77,14 @@ class BlockTopK(FFNComponent):
         def __post_init__(self) -> None:
             canonical(self.activation)
             for name in ("hidden", "block", "chosen", "rank"):
-                value = getattr(self, name)
-                if value is not None and value < 1:
+                if (value := getattr(self, name)) is not None and value < 1:
                     raise UndenseError(f"block_topk: {name}={value} must be at least 1")
             for name in ("shared", "balance"):
-                if not getattr(self, name) >= 0:
-                    raise UndenseError(
-                        f"block_topk: {name}={getattr(self, name)} must be at least 0"
-                    )
+                if not (value := getattr(self, name)) >= 0:
+                    raise UndenseError(f"block_topk: {name}={value} must be at least 0")
 
     config: Config
-    imbalance: Tensor | None = None
-    """`unevenness` of the last call in training with `balance`, for logging."""
+    imbalance: Tensor | None = None  # `unevenness` of the last call in training, for logging
 
     def __init__(self, dim: int, config: Config) -> None:
         super().__init__(dim, config)
@@ -288,10 +284,14 @@ class BlockTopK(FFNComponent):
         )
 
     @classmethod
+    def untrained(cls, config: contract.Config) -> contract.Config:
+        """Balanced, as no block is in use yet, and by a router of full rank."""
+        return config.replace(rank=None, balance=0.01)
+
+    @classmethod
     def sized(cls, config: contract.Config, dim: int, size: int) -> contract.Config:
-        """The neurons computed for a token, a block and more: four fifths chosen in blocks, the
-        others shared. The rank of a router of low rank grows with the number of blocks chosen, or
-        it would take too large a share of a small size."""
+        """The neurons computed for a token, a block and more: four fifths chosen, others shared. A
+        router's low rank grows with the blocks chosen, lest it takes too much of a small size."""
         assert isinstance(config, BlockTopK.Config)
         computed = config.block + size - 1
         chosen = max(1, 4 * computed // (5 * config.block))

@@ -109,22 +109,25 @@ def fitted(name: str, shape: DenseShape) -> Config:
     return component_class(name).fitted(shape)
 
 
-def resolve(spec: FFNSpec, shape: DenseShape) -> Config:
-    """The config that a spec stands for at a dense FFN of this shape (grammar: see the module)."""
+def resolve(spec: FFNSpec, shape: DenseShape, *, untrained: bool = False) -> Config:
+    """The config that a spec stands for at a dense FFN of this shape (grammar: see the module).
+
+    `untrained`: what a name leaves open is filled in for a random start, not for dense weights.
+    """
     if isinstance(spec, Config):
         return spec
     if isinstance(spec, Mapping):
-        return _config(spec, shape)
+        return _config(spec, shape, untrained=untrained)
     text = spec.strip()
     if text.startswith("{"):
-        return _config(_json(text, "the inline FFN config"), shape)
+        return _config(_json(text, "the inline FFN config"), shape, untrained=untrained)
     if text.endswith(".json"):
         path = Path(text)
         if not path.is_file():
             raise UndenseError(f"FFN config {text!r}: no such file")
-        return _config(_json(path.read_text(), text), shape)
+        return _config(_json(path.read_text(), text), shape, untrained=untrained)
     name, percent = _split(text)
-    base = PRESETS[name](shape) if name in PRESETS else fitted(name, shape)
+    base = _base(name, shape, untrained=untrained)
     if percent is not None:
         return at_share(base, shape, percent)
     if name == "ultra":  # the four default stages, around a projection fitted to the host
@@ -132,7 +135,12 @@ def resolve(spec: FFNSpec, shape: DenseShape) -> Config:
     return base
 
 
-def _config(values: Mapping[str, Any], shape: DenseShape) -> Config:
+def _base(name: str, shape: DenseShape, *, untrained: bool) -> Config:
+    base = PRESETS[name](shape) if name in PRESETS else fitted(name, shape)
+    return component_class(base.component).untrained(base) if untrained else base
+
+
+def _config(values: Mapping[str, Any], shape: DenseShape, *, untrained: bool) -> Config:
     """A config in full, or one that says only what differs from the name it is `like`."""
     if "like" not in values:
         return config_from_dict(values)
@@ -142,7 +150,7 @@ def _config(values: Mapping[str, Any], shape: DenseShape) -> Config:
     if percent is not None:
         _require_percent(percent, f"FFN like {name!r}")
     changes = {key: value for key, value in values.items() if key not in ("like", "percent")}
-    base = PRESETS[name](shape) if name in PRESETS else fitted(name, shape)
+    base = _base(name, shape, untrained=untrained)
     config = config_from_dict(_merged(base.to_dict(), changes, f"like {name!r}"))
     return config if percent is None else at_share(config, shape, percent)
 

@@ -229,6 +229,18 @@ class UltraEfficientSparseFFN(FFNComponent):
         return stage(state)
 
     @classmethod
+    def untrained(cls, config: contract.Config) -> contract.Config:
+        """Every stage as it trains best from a random start."""
+        children = {stage: getattr(config, stage) for stage in STAGES}
+        return config.replace(
+            **{
+                stage: component_class(child.component).untrained(child)
+                for stage, child in children.items()
+                if child is not None
+            }
+        )
+
+    @classmethod
     def sized(cls, config: contract.Config, dim: int, size: int) -> contract.Config:
         """The projection's own knob; the other stages keep the size that the config gives them."""
         assert isinstance(config, UltraEfficientSparseFFN.Config)

@@ -80,7 +80,7 @@ class SpectralConfig(PreTrainedConfig):
             self.intermediate_size = 16 * math.ceil(8 * self.hidden_size / 3 / 16)
         self.mixer = _mixer(self.mixer, self.num_attention_heads).to_dict()
         shape = self.ffn_shape
-        ffn = dense_config(shape) if self.ffn is None else resolve(self.ffn, shape)
+        ffn = dense_config(shape) if self.ffn is None else resolve(self.ffn, shape, untrained=True)
         self.ffn = ffn.to_dict()
         super().__post_init__(**kwargs)
 

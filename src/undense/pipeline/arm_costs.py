@@ -43,7 +43,9 @@ def costs(study: Study) -> dict[str, dict[str, Any]]:
     found = {}
     for arm, recipe in _recipes(study).items():
         shape = _shape(recipe)
-        config = dense_config(shape) if recipe.ffn is None else resolve(recipe.ffn, shape)
+        config = dense_config(shape)
+        if recipe.ffn is not None:
+            config = resolve(recipe.ffn, shape, untrained=True)
         share = _parameters(shape.dim, config) / _parameters(full.dim, dense)
         work = Workload(batch=recipe.batch, tokens=recipe.context, labels=True)
         with torch.device("meta"):
