@@ -149,15 +149,15 @@ def test_sizes_that_do_not_fit_are_refused(changes: dict[str, float], message: s
         build(DIM, Config(**changes))  # type: ignore[arg-type]
 
 
-def test_a_random_start_is_balanced_and_routed_in_full() -> None:
+def test_a_random_start_is_balanced() -> None:
     shape = DenseShape(dim=DIM, hidden=4 * DIM)
     for name, path in (("block_topk-30", ()), ("ultra-30", ("projection",))):
         trained, untrained = (resolve(name, shape, untrained=flag) for flag in (False, True))
         for key in path:
             trained, untrained = getattr(trained, key), getattr(untrained, key)
         assert isinstance(trained, Config) and isinstance(untrained, Config)
-        assert trained.rank is not None and trained.balance == 0
-        assert untrained.rank is None and untrained.balance > 0
+        assert trained.balance == 0
+        assert untrained == trained.replace(balance=0.01)
     given = {"like": "ultra", "percent": 30, "projection": {"balance": 0.0}}
     found = resolve(given, shape, untrained=True)
     assert isinstance(found, undense.ffn.UltraEfficientSparseFFN.Config)

@@ -285,8 +285,8 @@ class BlockTopK(FFNComponent):
 
     @classmethod
     def untrained(cls, config: contract.Config) -> contract.Config:
-        """Balanced, as no block is in use yet, and by a router of full rank."""
-        return config.replace(rank=None, balance=0.01)
+        """Balanced: no block is in use yet."""
+        return config.replace(balance=0.01)
 
     @classmethod
     def sized(cls, config: contract.Config, dim: int, size: int) -> contract.Config:
