@@ -192,14 +192,8 @@ class BlockTopK(FFNComponent):
 
     def start_from(self, dense: DenseFFN, statistics: Statistics) -> None:
         rows, targets = (statistics.inputs, statistics.wanted(dense))
-        dense = reshaped(
-            dense,
-            rows,
-            hidden=self.hidden,
-            gated=self.config.gated,
-            activation=self.activation,
-            bias=self.config.bias,
-        )
+        form = {"gated": self.config.gated, "bias": self.config.bias}
+        dense = reshaped(dense, rows, hidden=self.hidden, activation=self.activation, **form)
         hidden = dense.neurons(rows)
         reach = dense.down.norm(dim=0)
         loudest = (hidden.abs().mean(0) * reach).argsort(descending=True)
