@@ -28,8 +28,9 @@ SIGNATURES = {
     "routed": 9 * "i" + 13 * "p" + "t",
     "micro_steps": 4 * "i" + 7 * "p" + "t",
 }
-FALLIBLE = ("routed", "micro_steps")  # the others return nothing
-INTERFACE = 1  # of native.cpp; raise both when what a function takes, returns or means changes
+SINGLE = {"spectral_stretch": "ppt", "spectral_step": "ppt", "chunk_sums": "iiiiipppt"}  # fp32
+FALLIBLE = ("routed", "micro_steps", "spectral_stretch", "spectral_step")  # the others return nothing
+INTERFACE = 2  # of native.cpp; raise both when what a function takes, returns or means changes
 SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 TYPES = {"i": ctypes.c_int64, "p": ctypes.c_void_p, "t": ctypes.c_int}
 
@@ -93,8 +94,9 @@ def _declare(library: ctypes.CDLL, path: Path) -> None:
         )
     library.undense_group.argtypes = [TYPES[kind] for kind in "iiipppp"]
     library.undense_group.restype = ctypes.c_int64
-    for name, kinds in SIGNATURES.items():
-        for suffix in SUFFIX.values():
+    single = SUFFIX[torch.float32]
+    for name, kinds in (SIGNATURES | SINGLE).items():
+        for suffix in SUFFIX.values() if name in SIGNATURES else (single,):
             function = getattr(library, f"undense_{name}_{suffix}")
             function.argtypes = [TYPES[kind] for kind in kinds]
             function.restype = ctypes.c_int64 if name in FALLIBLE else None

@@ -115,6 +115,8 @@ struct Arena {
     ~Arena() { free(memory); }
 };
 
+#include "spectral_shapes.inc"
+
 #if defined(__clang__)
 #define PRAGMA(text) _Pragma(#text)
 #define BEGIN_TARGET(name) PRAGMA(clang attribute push(__attribute__((target(name))), apply_to = function))
@@ -131,6 +133,7 @@ namespace baseline {  // SSE2, NEON: what every CPU of the architecture has
 #include "activation.inc"
 #include "routed_blocks.inc"
 #include "micro_steps.inc"
+#include "spectral.inc"
 #undef LANES
 }  // namespace baseline
 
@@ -142,6 +145,7 @@ namespace avx2 {
 #include "activation.inc"
 #include "routed_blocks.inc"
 #include "micro_steps.inc"
+#include "spectral.inc"
 #undef LANES
 }  // namespace avx2
 END_TARGET
@@ -153,6 +157,7 @@ namespace avx512 {
 #include "activation.inc"
 #include "routed_blocks.inc"
 #include "micro_steps.inc"
+#include "spectral.inc"
 #undef LANES
 }  // namespace avx512
 END_TARGET
@@ -165,6 +170,7 @@ namespace amx {
 #include "activation.inc"
 #include "routed_blocks.inc"
 #include "micro_steps.inc"
+#include "spectral.inc"
 #undef AMX_TILES
 #undef LANES
 }  // namespace amx
@@ -217,7 +223,7 @@ static int level = detected();
 #endif
 
 // Raise it, and INTERFACE in library.py, when what a function takes, returns or means changes.
-enum { INTERFACE = 1 };
+enum { INTERFACE = 2 };
 
 extern "C" {
 
@@ -287,4 +293,22 @@ int64_t undense_group(int64_t tokens, int64_t k, int64_t blocks, const int64_t *
 
 EXPORT(f32, float)
 EXPORT(bf16, bf16)
+
+// The structures of spectral_shapes.inc, as their 64-bit words.
+int64_t undense_spectral_stretch_f32(const void *mixer, const void *given, int threads) {
+    static thread_local Arena arena;
+    bool done = false;
+    RUN(stretch(*(const Spectral *)mixer, *(const Stretch *)given, threads, arena, done))
+    return done ? 0 : -1;
+}
+void undense_chunk_sums_f32(int64_t time, int64_t dim, int64_t offset, int64_t chunk, int64_t conv,
+                            const float *x, const float *recent, float *sums, int) {
+    RUN(chunk_sums(time, dim, offset, chunk, conv, x, recent, sums))
+}
+int64_t undense_spectral_step_f32(const void *mixer, const void *given, int threads) {
+    static thread_local Arena arena, within;
+    bool done = false;
+    RUN(step(*(const Spectral *)mixer, *(const Step *)given, threads, arena, within, done))
+    return done ? 0 : -1;
+}
 }

@@ -100,12 +100,15 @@ class ModeSelector(nn.Module):
     def over_chunks(self, past: Past, v: Tensor, slots: Slots) -> tuple[Awake, Past]:
         """The choice for every chunk of `v` (batch, dim, time), 0 where no token is, and what the
         next call needs to know."""
+        return self.over_sums(past, v.unflatten(-1, (slots.chunks, slots.chunk)).sum(-1).mT, slots)
+
+    def over_sums(self, past: Past, sums: Tensor, slots: Slots) -> tuple[Awake, Past]:
+        """The same, of the sums of every chunk (batch, chunks, dim)."""
         chunk, chunks = slots.chunk, slots.chunks
-        sums = v.unflatten(-1, (chunks, chunk)).sum(-1).mT  # (batch, chunks, dim)
         sums = torch.cat([sums[:, :1] + past.running, sums[:, 1:]], 1)
         means = torch.cat([past.means, sums / chunk], 1)
         modes, weights = self(means.unfold(1, HISTORY, 1)[:, :chunks].transpose(2, 3))
-        ends = slots.ends(len(v), v.device).expand(len(v))
+        ends = slots.ends(len(sums), sums.device).expand(len(sums))
         done = (ends // chunk)[:, None, None]
         now = done.clamp(max=chunks - 1)  # a row that ends with its chunk chooses at its next token
         kept = done + torch.arange(HISTORY, device=done.device)[:, None]
@@ -122,13 +125,8 @@ class ModeSelector(nn.Module):
     def step(self, past: Past, positions: Tensor, value: Tensor, chunk: int) -> tuple[Tensor, Past]:
         """One token, `value` (batch, 1, dim): the modes awake (batch, heads, modes), chosen anew in
         the rows where it begins a chunk."""
-        begins = positions % chunk == 0
         ends = (positions % chunk == chunk - 1)[:, None, None]
-        awake = past.awake.to(value.dtype)
-        if torch.compiler.is_compiling() or bool(begins.any()):
-            slots, weights = self(past.means.to(value.dtype)[:, None])
-            chosen = torch.zeros_like(awake).scatter(2, slots[:, 0], weights[:, 0])
-            awake = torch.where(begins[:, None, None], chosen, awake)
+        awake = self.awake(past, positions, chunk, value.dtype)
         running = past.running + value
         shifted = torch.cat([past.means[:, 1:], running / chunk], 1)
         following = Past(
@@ -137,6 +135,17 @@ class ModeSelector(nn.Module):
             awake=awake.detach().masked_fill(ends, 0),
         )
         return awake, following
+
+    def awake(self, past: Past, positions: Tensor, chunk: int, dtype: torch.dtype) -> Tensor:
+        """The modes awake for one token (batch, heads, modes): chosen anew where it begins a
+        chunk."""
+        begins = positions % chunk == 0
+        awake = past.awake.to(dtype)
+        if torch.compiler.is_compiling() or bool(begins.any()):
+            slots, weights = self(past.means.to(dtype)[:, None])
+            chosen = torch.zeros_like(awake).scatter(2, slots[:, 0], weights[:, 0])
+            awake = torch.where(begins[:, None, None], chosen, awake)
+        return awake
 
     def scores(self, past: Tensor) -> tuple[Tensor, Tensor]:
         """Importance of every mode (batch, chunks, heads, modes) and how many to keep (…, 1)."""

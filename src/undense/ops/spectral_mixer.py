@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from undense.cost import Cost
 from undense.errors import UndenseError
 from undense.mixing import POSITIONS, SequenceMixer, Slot, State, require_finite
+from undense.ops import spectral_calls as calls
 from undense.ops.causal_fir import BandedKernel
 from undense.ops.content_memory import Streams
 from undense.ops.drive import drive
@@ -20,8 +21,10 @@ from undense.ops.output_gate import unit_gate
 from undense.ops.overlap_add import OverlapAddFilter
 from undense.ops.recurrences import Drive, Prepared, chosen_in, prepare, recur
 from undense.ops.slots import Slots
+from undense.ops.spectral_calls import served
 from undense.ops.spectral_cost import Sizes, SpectralCost
 from undense.ops.spectral_parts import SpectralMixerConfig, SpectralParts, arithmetic
+from undense.ops.spectral_tables import Weights
 from undense.registry import Config
 
 # Tokens of one pass: what a pass works on stays near the core, and its largest tensors stay small
@@ -105,8 +108,22 @@ class SpectralMixer(SequenceMixer):
         if not self.config.causal:
             return self._both_ways(x, mask), ()
         batch, time, _ = x.shape
+        weights = served(self, self._own(), x, state)
         if state is not None and time == 1:
-            y, state = self._step(x, state, mask)
+            y, state = self._step(x, state, mask, weights)
+        elif weights is not None:
+            y, following = calls.stretch(
+                self._own(),
+                weights,
+                x,
+                mask,
+                self._named(x, state),
+                heads=self.heads,
+                chunk=self.chunk,
+                segment=SEGMENT,
+                aligned=state is None or (mask is None and self._at_a_chunk(state)),
+            )
+            state = tuple(following[slot.name] for slot in self.layout())
         else:
             aligned = mask is None and self._at_a_chunk(state)
             prepared = prepare(self._own(), batch, self.chunk, arithmetic(x.dtype))
@@ -188,9 +205,26 @@ class SpectralMixer(SequenceMixer):
             parts = [slots.heads(self.kernel(drive.v), self.heads), *parts]
         return slots.pick(self._project_out(drive.z, *parts, dtype=x.dtype))
 
-    def _step(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
-        """One token by the recurrences themselves."""
+    def _step(
+        self, x: Tensor, state: State, mask: Tensor | None, weights: Weights | None
+    ) -> tuple[Tensor, State]:
+        """One token; padding leaves the state as it was."""
         past = self._named(x, state)
+        if weights is None:
+            y, following = self._recur_once(x, past)
+        else:
+            y, following = calls.step(
+                self._own(), weights, x, past, heads=self.heads, chunk=self.chunk
+            )
+        if mask is not None:
+            y = y * mask[..., None]
+            for name, tensor in following.items():
+                real = mask[:, 0].view(-1, *(1,) * (tensor.dim() - 1))
+                following[name] = torch.where(real, tensor, past[name])
+        return y, tuple(following[slot.name] for slot in self.layout())
+
+    def _recur_once(self, x: Tensor, past: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """One token by the recurrences themselves."""
         recent = torch.cat([past["recent inputs"], x], 1)
         drive = self._project(recent, Slots.of(1, 1, None, None))
         v = drive.v
@@ -218,13 +252,7 @@ class SpectralMixer(SequenceMixer):
             parts.append(filtered.unflatten(1, (self.heads, -1)))
             following["recent values"] = joined[..., 1:]
         parts = [part[..., None, None] for part in parts]
-        y = self._project_out(drive.z, *parts, dtype=x.dtype)
-        if mask is not None:
-            y = y * mask[..., None]
-            for name, tensor in following.items():
-                real = mask[:, 0].view(-1, *(1,) * (tensor.dim() - 1))
-                following[name] = torch.where(real, tensor, past[name])
-        return y, tuple(following[slot.name] for slot in self.layout())
+        return self._project_out(drive.z, *parts, dtype=x.dtype), following
 
     def _named(self, x: Tensor, state: State | None) -> dict[str, Tensor]:
         if state is None:
