@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 
@@ -26,6 +28,14 @@ def held(module: nn.Module | None, name: str) -> Tensor | None:
     parameters = module._parameters
     # a parametrization or pruning takes the parameter away and leaves an attribute
     return parameters[name] if name in parameters else getattr(module, name)
+
+
+def all_held(module: nn.Module | None, names: Sequence[str]) -> list[Tensor | None]:
+    """`held`, of several names."""
+    if module is None:
+        return [None] * len(names)
+    parameters = module._parameters
+    return [parameters[n] if n in parameters else getattr(module, n) for n in names]
 
 
 def there(module: nn.Module, name: str) -> Tensor:

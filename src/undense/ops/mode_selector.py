@@ -139,9 +139,9 @@ class ModeSelector(nn.Module):
     def awake(self, past: Past, positions: Tensor, chunk: int, dtype: torch.dtype) -> Tensor:
         """The modes awake for one token (batch, heads, modes): chosen anew where it begins a
         chunk."""
-        begins = positions % chunk == 0
         awake = past.awake.to(dtype)
-        if torch.compiler.is_compiling() or bool(begins.any()):
+        if torch.compiler.is_compiling() or any(n % chunk == 0 for n in positions.tolist()):
+            begins = positions % chunk == 0
             slots, weights = self(past.means.to(dtype)[:, None])
             chosen = torch.zeros_like(awake).scatter(2, slots[:, 0], weights[:, 0])
             awake = torch.where(begins[:, None, None], chosen, awake)

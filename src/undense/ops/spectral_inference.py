@@ -164,34 +164,37 @@ def _run_step(
     x = x.contiguous()
     given = [part.contiguous() for part in state]
     y, after = torch.empty_like(x), [torch.empty_like(part) for part in given]
-    ends = [position % chunk == chunk - 1 for position in positions.tolist()]
-    chosen = None if awake is None else awake.contiguous()
-    open_after = None if chosen is None else torch.empty_like(chosen)
+    history = 0
+    if awake is not None:
+        history = given[4].shape[1]
+        given.append(awake.contiguous())
+        after.append(torch.empty_like(given[-1]))
     inward, outward = w.project_in.contiguous(), w.project_out.contiguous()
-    history = given[4].shape[1] if awake is not None else 0
-    for b, last in enumerate(ends):
-        recent, values, memory, resonance, *means = (part[b] for part in given)
-        _, values_after, memory_after, resonance_after, *means_after = (part[b] for part in after)
-        selection: tuple[Any, ...] = (0, 0, None, None, None, None, None, None)
-        if chosen is not None and open_after is not None:
-            selection = (
-                *(history, int(last), chosen[b], open_after[b]),
-                *(means[0], means_after[0], means[1], means_after[1]),
-            )
+    # addresses and sizes of a row, not views: at one token a view takes as long as a small part
+    given_at, after_at = ([part.data_ptr() for part in parts] for parts in (given, after))
+    sizes_at = [part.nbytes // len(x) for part in given]
+    for b, position in enumerate(positions.tolist()):
+        start, end = (
+            [at + b * size for at, size in zip(places, sizes_at, strict=True)]
+            for places in (given_at, after_at)
+        )
+        selection = (0, 0, 0, 0, 0, 0, 0, 0)
+        if awake is not None:
+            last = int(position % chunk == chunk - 1)
+            selection = (history, last, start[6], end[6], start[4], end[4], start[5], end[5])
         run(
             "spectral_step",
             mixer,
             (
-                *(recent, x[b], inward, outward, derived.reversed, derived.first),
-                *(values, values_after, memory, memory_after, resonance, resonance_after),
-                *selection,
-                y[b],
+                *(start[0], x.data_ptr() + b * x.shape[2] * 4, inward, outward),
+                *(derived.reversed, derived.first, start[1], end[1], start[2], end[2]),
+                *(start[3], end[3], *selection, y.data_ptr() + b * y.shape[2] * 4),
             ),
         )
     if sizes.conv > 1:
         after[0] = torch.cat([given[0][:, 1:], x], 1)
     del kept
-    return [y, *after, *([] if open_after is None else [open_after])]
+    return [y, *after]
 
 
 _LIBRARY.impl("spectral_sums", _run_sums, "CPU")

@@ -65,6 +65,7 @@ class SpectralMixer(SequenceMixer):
         # A value is looked up by what came before it: from the start a key sees that token too.
         self.conv.data[dim + features :, 1:2] += 1
         self.project_out = nn.Linear(dim, dim, bias=False)
+        self.slots = self._slots()  # once: a decoded token asks for them three times
 
     @classmethod
     @abstractmethod
@@ -81,7 +82,7 @@ class SpectralMixer(SequenceMixer):
         )
 
     def layout(self) -> tuple[Slot, ...]:
-        return self._slots() if self.config.causal else ()
+        return self.slots if self.config.causal else ()
 
     def _slots(self) -> tuple[Slot, ...]:
         slots = [POSITIONS, Slot("recent inputs", (self.conv.shape[1] - 1, self.dim))]
@@ -264,7 +265,7 @@ class SpectralMixer(SequenceMixer):
         dtype = arithmetic(x.dtype)
         return {
             slot.name: x.new_zeros(len(x), *slot.shape, dtype=slot.dtype or dtype)
-            for slot in self._slots()
+            for slot in self.slots
         }
 
     def _project(self, placed: Tensor, slots: Slots) -> Drive:

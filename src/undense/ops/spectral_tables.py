@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from undense.kernels.held import held, plain, there
+from undense.kernels.held import all_held, held, plain, there
 from undense.kernels.native_spectral import Sizes, Tables, padded, words
 from undense.ops.band_gates import BandGates
 from undense.ops.causal_fir import BandedKernel, banded
@@ -17,6 +18,7 @@ from undense.ops.spectral_parts import SpectralParts
 from undense.ops.windows import mixed_window
 
 LONGEST = 512  # taps; beyond it transforms are quicker
+GATES = ("threshold", "sharpness", "residual", "amplitude", "frequency", "shift")
 KEPT = 256  # mixers whose derived tables are kept
 
 
@@ -68,31 +70,20 @@ def weights_of(own: nn.Module, parts: SpectralParts) -> Weights | None:
             return None
         if not plain(kernel, BandedKernel) or not plain(window, type(window)):
             return None
+    linear = ("weight", "bias")
     return Weights(
-        project_in=there(own.project_in, "weight"),  # type: ignore[arg-type]
-        conv=there(own, "conv"),
-        project_out=there(own.project_out, "weight"),  # type: ignore[arg-type]
-        raw=held(kernel, "raw"),
-        scale=held(kernel, "scale"),
-        window=held(window, "logits"),
-        shapes=None if window is None else window.shapes,
-        octave=None if kernel is None else kernel.octave,
-        decay_bias=held(memory, "decay_bias"),
-        write_bias=held(memory, "write_bias"),
-        decay=held(bank, "decay"),
-        phase=held(bank, "phase"),
-        gain=held(bank, "gain"),
-        gate_bias=held(gates, "bias"),
-        up=held(up, "weight"),
-        up_bias=held(up, "bias"),
-        down=held(down, "weight"),
-        down_bias=held(down, "bias"),
-        threshold=held(gates, "threshold"),
-        sharpness=held(gates, "sharpness"),
-        residual=held(gates, "residual"),
-        amplitude=held(gates, "amplitude"),
-        frequency=held(gates, "frequency"),
-        shift=held(gates, "shift"),
+        own.project_in.weight,  # type: ignore[arg-type]
+        there(own, "conv"),
+        own.project_out.weight,  # type: ignore[arg-type]
+        *all_held(kernel, ("raw", "scale")),
+        *all_held(window, ("logits", "shapes")),
+        None if kernel is None else kernel.octave,
+        *all_held(memory, ("decay_bias", "write_bias")),
+        *all_held(bank, ("decay", "phase", "gain")),
+        held(gates, "bias"),
+        *all_held(up, linear),
+        *all_held(down, linear),
+        *all_held(gates, GATES),
     )
 
 
@@ -157,7 +148,7 @@ def derived_of(w: Weights, heads: int, chunk: int) -> Derived:
     key = (0 if first is None else first.data_ptr(), heads, chunk)
     if key in _kept:
         copies, found = _kept[key]
-        if all(map(_equal, sources, copies)):
+        if _equal(sources, copies):
             return found
     found = _derive(w, heads, chunk)
     while len(_kept) >= KEPT:
@@ -166,12 +157,16 @@ def derived_of(w: Weights, heads: int, chunk: int) -> Derived:
     return found
 
 
-def _equal(one: Tensor | None, other: Tensor | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    if one.shape != other.shape or one.dtype != other.dtype or not one.is_contiguous():
-        return False
-    return _same(one.data_ptr(), other.data_ptr(), other.nbytes) == 0
+def _equal(ours: Iterable[Tensor | None], others: Iterable[Tensor | None]) -> bool:
+    for one, other in zip(ours, others, strict=True):
+        if one is None or other is None:
+            if one is not other:
+                return False
+        elif one.shape != other.shape or one.dtype != other.dtype or not one.is_contiguous():
+            return False
+        elif _same(one.data_ptr(), other.data_ptr(), other.nbytes):
+            return False
+    return True
 
 
 def _derive(w: Weights, heads: int, chunk: int) -> Derived:
