@@ -294,21 +294,5 @@ int64_t undense_group(int64_t tokens, int64_t k, int64_t blocks, const int64_t *
 EXPORT(f32, float)
 EXPORT(bf16, bf16)
 
-// The structures of spectral_shapes.inc, as their 64-bit words.
-int64_t undense_spectral_stretch_f32(const void *mixer, const void *given, int threads) {
-    static thread_local Arena arena;
-    bool done = false;
-    RUN(stretch(*(const Spectral *)mixer, *(const Stretch *)given, threads, arena, done))
-    return done ? 0 : -1;
-}
-void undense_chunk_sums_f32(int64_t time, int64_t dim, int64_t offset, int64_t chunk, int64_t conv,
-                            const float *x, const float *recent, float *sums, int) {
-    RUN(chunk_sums(time, dim, offset, chunk, conv, x, recent, sums))
-}
-int64_t undense_spectral_step_f32(const void *mixer, const void *given, int threads) {
-    static thread_local Arena arena, within;
-    bool done = false;
-    RUN(step(*(const Spectral *)mixer, *(const Step *)given, threads, arena, within, done))
-    return done ? 0 : -1;
-}
+#include "spectral_calls.inc"
 }
