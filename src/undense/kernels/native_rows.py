@@ -55,7 +55,9 @@ def row_fir_back(
     return back, for_taps
 
 
-def gated(z: Tensor, summands: Sequence[Tensor], grad: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def gated(
+    z: Tensor, summands: Sequence[Tensor], grad: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
     """The summands' sum at unit power times silu(z); with `grad`, the gradients of z and of every
     summand. Shapes: see `unit_gate`."""
     batch, heads, width, chunks, chunk = summands[0].shape

@@ -1,4 +1,4 @@
-"""Spectral mixers by the compiled library: a row's tokens between projections, or one whole token."""
+"""Spectral mixers by the compiled library: what lies between the projections, or a whole token."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Word = int | Tensor | None
 
 
 class Sizes(NamedTuple):
-    """Of a mixer, in the order of `Spectral` in spectral_shapes.inc; 0 where a part is not there."""
+    """Of a mixer, in the order of `Spectral` in spectral_shapes.inc; 0 for a part missing."""
 
     dim: int
     heads: int

@@ -24,7 +24,8 @@ LONGEST_BLOCKED = 160  # taps; beyond it transforms are quicker
 @dataclass(frozen=True)
 class CausalFilter:
     """A kernel (channels, taps) ready to be run: by the compiled operation or as blocks of a
-    Toeplitz matrix, or by transforms where it is long. `early`: tokens before the chunk that it is given, at least taps - 1."""
+    Toeplitz matrix, or by transforms where it is long. `early`: tokens before the chunk that it is
+    given, at least taps - 1."""
 
     kernel: Tensor
     table: Tensor | None

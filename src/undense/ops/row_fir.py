@@ -1,8 +1,8 @@
 """One-sided filters along rows as one compiled operation each way, for a CPU in fp32.
 
-y_t = sum_j taps_j x_{t - j}, one filter a row. Short filters (the convolution behind the projections)
-and long ones (the banded kernel) alike: a tap costs one multiply-add and no memory, where
-PyTorch's own operations pass over the rows once a tap, or multiply with blocks of a matrix.
+y_t = sum_j taps_j x_{t - j}, one filter a row, short (the convolution behind the projections) or
+long (the banded kernel): a tap costs one multiply-add and no memory, where PyTorch's own operations
+pass over the rows once a tap, or multiply with blocks of a matrix.
 """
 
 from __future__ import annotations

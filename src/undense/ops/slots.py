@@ -145,3 +145,11 @@ class Slots:
     def packed(self, x: Tensor, heads: int) -> Tensor:
         """The same as (batch, heads, chunks, width, chunk), contiguous: one matrix a chunk."""
         return self.heads(x, heads).transpose(2, 3).contiguous()
+
+
+def at_a_chunk(positions: Tensor, chunk: int) -> bool:
+    """Whether every row is known to go on at a chunk's first token. Only where looking is free,
+    that is on the CPU and outside a compiler; a row that is not known to is taken as it may be."""
+    if torch.compiler.is_compiling() or positions.device.type != "cpu":
+        return False
+    return not bool((positions % chunk).any())

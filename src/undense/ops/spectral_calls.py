@@ -18,9 +18,7 @@ from undense.ops.spectral_tables import Weights, weights_of
 Named = dict[str, Tensor]
 
 
-def served(
-    own: nn.Module, parts: SpectralParts, x: Tensor, state: State | None
-) -> Weights | None:
+def served(own: nn.Module, parts: SpectralParts, x: Tensor, state: State | None) -> Weights | None:
     """The weights, if the compiled operations take this call: for inference in fp32 on a CPU, of
     parts that are nothing but themselves."""
     if own.training or x.dtype != torch.float32 or not serves(x):
@@ -62,10 +60,10 @@ def stretch(
     x: Tensor,
     mask: Tensor | None,
     past: Named,
-    *,
     heads: int,
     chunk: int,
     segment: int,
+    *,
     aligned: bool,
 ) -> tuple[Tensor, Named]:
     """A call on any number of tokens; `aligned`: every row begins at a chunk's first one."""
@@ -90,7 +88,7 @@ def stretch(
 
 
 def step(
-    parts: SpectralParts, weights: Weights, x: Tensor, past: Named, *, heads: int, chunk: int
+    parts: SpectralParts, weights: Weights, x: Tensor, past: Named, heads: int, chunk: int
 ) -> tuple[Tensor, Named]:
     """The next token."""
     awake, state = None, _state(past, x, heads)

@@ -21,7 +21,7 @@ from undense.ops.content_memory import ContentMemory
 from undense.ops.modal_bank import ModalBank
 from undense.ops.spectral_cost import Sizes, SpectralCost
 from undense.ops.spectral_parts import SpectralParts
-from undense.ops.spectral_tables import Weights, derived_of, mixer_words, sizes_of
+from undense.ops.spectral_tables import Weights, derived_of, mixer_words, sizes_of, weights_from
 
 # Tokens between two products with the projections: what lies between them stays in a 2 MB cache.
 TOKENS = 256
@@ -81,7 +81,7 @@ def _run_stretch(
 ) -> list[Tensor]:
     del segment  # of the price alone
     batch, time, dim = x.shape
-    w = Weights(*weights)
+    w = weights_from(weights)
     modes = 0 if w.decay is None else w.decay.shape[1]
     sizes = sizes_of(w, heads, chunk, modes if awake is None else awake.shape[3])
     derived = derived_of(w, heads, chunk)
@@ -134,8 +134,10 @@ def _run_stretch(
             )
             torch.mm(out[:n], w.project_out.T, out=y[b, at : at + n])
         y[b, end:] = 0
-        after[0][b] = tokens[end - early : end] if end >= early else torch.cat(
-            [recent[b, end:], tokens[:end]]
+        after[0][b] = (
+            tokens[end - early : end]
+            if end >= early
+            else torch.cat([recent[b, end:], tokens[:end]])
         )
         if before:
             after[1][b] = history[:, :before, :width].mT.flatten(0, 1)
@@ -155,8 +157,8 @@ def _run_step(
     heads: int,
     chunk: int,
 ) -> list[Tensor]:
-    """`state`: recent inputs, recent values, memory, modes, and of a selection means and running."""
-    w = Weights(*weights)
+    """`state`: recent inputs and values, memory, modes, and of a selection means and running."""
+    w = weights_from(weights)
     modes = 0 if w.decay is None else w.decay.shape[1]
     sizes = sizes_of(w, heads, chunk, modes)
     derived = derived_of(w, heads, chunk)
@@ -223,7 +225,7 @@ def _(x: Tensor, positions: Any, awake: Tensor | None, state: list[Tensor],
 
 def _cost(weights: Any, heads: int, chunk: int, most: int | None) -> SpectralCost:
     """From the shapes of the weights, as if step by step."""
-    w = Weights(*weights)
+    w: Any = Weights._make(weights)
     dim, taps = w.project_out[0], w.conv[1]
     seen = w.conv[0]
     with torch.device("meta"):
@@ -257,7 +259,8 @@ def _sums_flops(x: Any, recent: Any, lengths: Any, offset: Any, weight: Any, con
 
 @register_flop_formula(torch.ops.undense.spectral_stretch)
 def _stretch_flops(x: Any, lengths: Any, offset: Any, awake: Any, open: Any, state: Any,
-                   weights: Any, heads: int, chunk: int, segment: int, **_: Any) -> int:  # fmt: skip
+                   weights: Any, heads: int, chunk: int, segment: int,
+                   **_: Any) -> int:  # fmt: skip
     batch, time, _ = x
     price = _cost(weights, heads, chunk, None if awake is None else awake[3])
     return sum(

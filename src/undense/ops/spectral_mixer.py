@@ -20,7 +20,7 @@ from undense.ops.mode_selector import HISTORY
 from undense.ops.output_gate import unit_gate
 from undense.ops.overlap_add import OverlapAddFilter
 from undense.ops.recurrences import Drive, Prepared, chosen_in, prepare, recur
-from undense.ops.slots import Slots
+from undense.ops.slots import Slots, at_a_chunk
 from undense.ops.spectral_calls import served
 from undense.ops.spectral_cost import Sizes, SpectralCost
 from undense.ops.spectral_parts import SpectralMixerConfig, SpectralParts, arithmetic
@@ -109,45 +109,27 @@ class SpectralMixer(SequenceMixer):
         if not self.config.causal:
             return self._both_ways(x, mask), ()
         batch, time, _ = x.shape
-        weights = served(self, self._own(), x, state)
+        parts = self._own()
+        weights = served(self, parts, x, state)
+        aligned = state is None or (mask is None and at_a_chunk(state[0], self.chunk))
         if state is not None and time == 1:
-            y, state = self._step(x, state, mask, weights)
+            y, state = self._step(x, state, mask, parts, weights)
         elif weights is not None:
-            y, following = calls.stretch(
-                self._own(),
-                weights,
-                x,
-                mask,
-                self._named(x, state),
-                heads=self.heads,
-                chunk=self.chunk,
-                segment=SEGMENT,
-                aligned=state is None or (mask is None and self._at_a_chunk(state)),
-            )
+            past, sizes = self._named(x, state), (self.heads, self.chunk, SEGMENT)
+            y, following = calls.stretch(parts, weights, x, mask, past, *sizes, aligned=aligned)
             state = tuple(following[slot.name] for slot in self.layout())
         else:
-            aligned = mask is None and self._at_a_chunk(state)
-            prepared = prepare(self._own(), batch, self.chunk, arithmetic(x.dtype))
-            parts = []
+            prepared = prepare(parts, batch, self.chunk, arithmetic(x.dtype))
+            pieces = []
             masks = [None] * time if mask is None else mask.split(SEGMENT, 1)
             for piece, hidden in zip(x.split(SEGMENT, 1), masks, strict=False):
-                first = aligned or state is None
+                first = state is None or (aligned and mask is None)
                 y, state = self._stretch(piece, state, hidden, first, prepared, time)
-                parts.append(y)
-            y = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+                pieces.append(y)
+            y = pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
         assert state is not None
         require_finite(self.component, y)
         return y, state
-
-    def _at_a_chunk(self, state: State | None) -> bool:
-        """Whether every row is known to go on at a chunk's first token. Only where looking is free,
-        that is on the CPU and outside a compiler; a row that is not known to is taken as it may
-        be."""
-        if state is None:
-            return True
-        if torch.compiler.is_compiling() or state[0].device.type != "cpu":
-            return False
-        return not bool((state[0] % self.chunk).any())
 
     def _stretch(
         self,
@@ -207,16 +189,19 @@ class SpectralMixer(SequenceMixer):
         return slots.pick(self._project_out(drive.z, *parts, dtype=x.dtype))
 
     def _step(
-        self, x: Tensor, state: State, mask: Tensor | None, weights: Weights | None
+        self,
+        x: Tensor,
+        state: State,
+        mask: Tensor | None,
+        parts: SpectralParts,
+        weights: Weights | None,
     ) -> tuple[Tensor, State]:
         """One token; padding leaves the state as it was."""
         past = self._named(x, state)
         if weights is None:
             y, following = self._recur_once(x, past)
         else:
-            y, following = calls.step(
-                self._own(), weights, x, past, heads=self.heads, chunk=self.chunk
-            )
+            y, following = calls.step(parts, weights, x, past, self.heads, self.chunk)
         if mask is not None:
             y = y * mask[..., None]
             for name, tensor in following.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +71,7 @@ def weights_of(own: nn.Module, parts: SpectralParts) -> Weights | None:
         if not plain(kernel, BandedKernel) or not plain(window, type(window)):
             return None
     linear = ("weight", "bias")
-    return Weights(
+    found = (
         own.project_in.weight,  # type: ignore[arg-type]
         there(own, "conv"),
         own.project_out.weight,  # type: ignore[arg-type]
@@ -85,14 +85,20 @@ def weights_of(own: nn.Module, parts: SpectralParts) -> Weights | None:
         *all_held(down, linear),
         *all_held(gates, GATES),
     )
+    return weights_from(found)
+
+
+def weights_from(found: Iterable[Any]) -> Weights:
+    """In the order of their names."""
+    return Weights._make(found)
 
 
 class Derived(NamedTuple):
     """What is made of the filter's and the modes' parameters, padded as the kernels want it.
 
-    `kernel` (heads, taps, padded width); `reversed` (dim, padded taps - 1), the kernel but its first
-    tap, the last one first; `first` (dim,); `powers` (heads, modes, 2, chunk + 1) fp64; `keys` and
-    `reads` (heads * modes, 2, padded chunk).
+    `kernel` (heads, taps, padded width); `reversed` (dim, padded taps - 1), the kernel without its
+    first tap, the last one first; `first` (dim,); `powers` (heads, modes, 2, chunk + 1) fp64;
+    `keys` and `reads` (heads * modes, 2, padded chunk).
     """
 
     kernel: Tensor | None
@@ -162,9 +168,9 @@ def _equal(ours: Iterable[Tensor | None], others: Iterable[Tensor | None]) -> bo
         if one is None or other is None:
             if one is not other:
                 return False
-        elif one.shape != other.shape or one.dtype != other.dtype or not one.is_contiguous():
-            return False
-        elif _same(one.data_ptr(), other.data_ptr(), other.nbytes):
+            continue
+        alike = one.shape == other.shape and one.dtype == other.dtype and one.is_contiguous()
+        if not alike or _same(one.data_ptr(), other.data_ptr(), other.nbytes):
             return False
     return True
 
