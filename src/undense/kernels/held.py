@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
@@ -18,6 +18,14 @@ def plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
         and not module._forward_hooks
         and not module._forward_pre_hooks
     )
+
+
+def untouched(modules: Iterable[nn.Module]) -> bool:
+    """Whether none of them has hooks or a forward of its own."""
+    for module in modules:
+        if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
+            return False
+    return True
 
 
 def held(module: nn.Module | None, name: str) -> Tensor | None:

@@ -14,8 +14,22 @@ from undense.ops.recurrences import chosen_in
 from undense.ops.slots import Slots
 from undense.ops.spectral_parts import SpectralParts
 from undense.ops.spectral_tables import Weights, weights_of
+from undense.ops.spectral_token import Token, known, remember
 
 Named = dict[str, Tensor]
+
+
+def served_token(
+    own: nn.Module, parts: SpectralParts, x: Tensor, state: State, heads: int, chunk: int
+) -> Weights | Token | None:
+    """`served`, of one token: what was found for the last one, if it still holds."""
+    token = known(own, x, state)
+    if token is not None:
+        return token
+    weights = served(own, parts, x, state)
+    if weights is not None:
+        remember(own, parts, weights, x, heads, chunk)
+    return weights
 
 
 def served(own: nn.Module, parts: SpectralParts, x: Tensor, state: State | None) -> Weights | None:
@@ -88,16 +102,24 @@ def stretch(
 
 
 def step(
-    parts: SpectralParts, weights: Weights, x: Tensor, past: Named, heads: int, chunk: int
+    parts: SpectralParts,
+    found: Weights | Token,
+    x: Tensor,
+    past: Named,
+    heads: int,
+    chunk: int,
 ) -> tuple[Tensor, Named]:
     """The next token."""
     awake, state = None, _state(past, x, heads)
     if parts.selector is not None:
         awake = parts.selector.awake(chosen_in(past), past["positions"], chunk, x.dtype)
         state += [past["means"], past["running"]]
-    y, *after = torch.ops.undense.spectral_step(
-        x, past["positions"], awake, state, list(weights), heads, chunk
-    )
+    if isinstance(found, Token):
+        y, *after = found(x, past["positions"], awake, state)
+    else:
+        y, *after = torch.ops.undense.spectral_step(
+            x, past["positions"], awake, state, list(found), heads, chunk
+        )
     following = {"positions": past["positions"] + 1} | _name(past, after[:4])
     if awake is not None:
         following |= dict(zip(("means", "running", "awake"), after[4:], strict=True))

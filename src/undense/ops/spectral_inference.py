@@ -21,7 +21,14 @@ from undense.ops.content_memory import ContentMemory
 from undense.ops.modal_bank import ModalBank
 from undense.ops.spectral_cost import Sizes, SpectralCost
 from undense.ops.spectral_parts import SpectralParts
-from undense.ops.spectral_tables import Weights, derived_of, mixer_words, sizes_of, weights_from
+from undense.ops.spectral_tables import (
+    Derived,
+    Weights,
+    derived_of,
+    mixer_words,
+    sizes_of,
+    weights_from,
+)
 
 # Tokens between two products with the projections: what lies between them stays in a 2 MB cache.
 TOKENS = 256
@@ -163,6 +170,19 @@ def _run_step(
     sizes = sizes_of(w, heads, chunk, modes)
     derived = derived_of(w, heads, chunk)
     mixer, kept = mixer_words(w, derived, sizes)
+    inward, outward = w.project_in.contiguous(), w.project_out.contiguous()
+    found = next_token(
+        mixer, derived, inward, outward, sizes.conv, chunk, x, positions, awake, state
+    )
+    del kept
+    return found
+
+
+def next_token(
+    mixer: Any, derived: Derived, inward: Tensor, outward: Tensor, conv: int, chunk: int,
+    x: Tensor, positions: Tensor, awake: Tensor | None, state: list[Tensor],
+) -> list[Tensor]:  # fmt: skip
+    """`mixer`: from `mixer_words`; `inward`, `outward`: the projections, contiguous."""
     x = x.contiguous()
     given = [part.contiguous() for part in state]
     y, after = torch.empty_like(x), [torch.empty_like(part) for part in given]
@@ -171,7 +191,6 @@ def _run_step(
         history = given[4].shape[1]
         given.append(awake.contiguous())
         after.append(torch.empty_like(given[-1]))
-    inward, outward = w.project_in.contiguous(), w.project_out.contiguous()
     # addresses and sizes of a row, not views: at one token a view takes as long as a small part
     given_at, after_at = ([part.data_ptr() for part in parts] for parts in (given, after))
     sizes_at = [part.nbytes // len(x) for part in given]
@@ -193,9 +212,8 @@ def _run_step(
                 *(start[3], end[3], *selection, y.data_ptr() + b * y.shape[2] * 4),
             ),
         )
-    if sizes.conv > 1:
+    if conv > 1:
         after[0] = torch.cat([given[0][:, 1:], x], 1)
-    del kept
     return [y, *after]
 
 

@@ -21,10 +21,9 @@ from undense.ops.output_gate import unit_gate
 from undense.ops.overlap_add import OverlapAddFilter
 from undense.ops.recurrences import Drive, Prepared, chosen_in, prepare, recur
 from undense.ops.slots import Slots, at_a_chunk
-from undense.ops.spectral_calls import served
+from undense.ops.spectral_calls import served, served_token
 from undense.ops.spectral_cost import Sizes, SpectralCost
 from undense.ops.spectral_parts import SpectralMixerConfig, SpectralParts, arithmetic
-from undense.ops.spectral_tables import Weights
 from undense.registry import Config
 
 # Tokens of one pass: what a pass works on stays near the core, and its largest tensors stay small
@@ -110,11 +109,13 @@ class SpectralMixer(SequenceMixer):
             return self._both_ways(x, mask), ()
         batch, time, _ = x.shape
         parts = self._own()
+        if state is not None and time == 1:
+            y, state = self._step(x, state, mask, parts)
+            require_finite(self.component, y)
+            return y, state
         weights = served(self, parts, x, state)
         aligned = state is None or (mask is None and at_a_chunk(state[0], self.chunk))
-        if state is not None and time == 1:
-            y, state = self._step(x, state, mask, parts, weights)
-        elif weights is not None:
+        if weights is not None:
             past, sizes = self._named(x, state), (self.heads, self.chunk, SEGMENT)
             y, following = calls.stretch(parts, weights, x, mask, past, *sizes, aligned=aligned)
             state = tuple(following[slot.name] for slot in self.layout())
@@ -189,19 +190,15 @@ class SpectralMixer(SequenceMixer):
         return slots.pick(self._project_out(drive.z, *parts, dtype=x.dtype))
 
     def _step(
-        self,
-        x: Tensor,
-        state: State,
-        mask: Tensor | None,
-        parts: SpectralParts,
-        weights: Weights | None,
+        self, x: Tensor, state: State, mask: Tensor | None, parts: SpectralParts
     ) -> tuple[Tensor, State]:
         """One token; padding leaves the state as it was."""
         past = self._named(x, state)
-        if weights is None:
+        found = served_token(self, parts, x, state, self.heads, self.chunk)
+        if found is None:
             y, following = self._recur_once(x, past)
         else:
-            y, following = calls.step(parts, weights, x, past, self.heads, self.chunk)
+            y, following = calls.step(parts, found, x, past, self.heads, self.chunk)
         if mask is not None:
             y = y * mask[..., None]
             for name, tensor in following.items():

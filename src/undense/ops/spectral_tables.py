@@ -163,6 +163,14 @@ def derived_of(w: Weights, heads: int, chunk: int) -> Derived:
     return found
 
 
+def same_bits(places: Iterable[tuple[int, int, int]]) -> bool:
+    """Whether what lies at two addresses, so many bytes each, is the same."""
+    for one, other, size in places:  # noqa: SIM110  (a generator would take twice as long)
+        if _same(one, other, size):
+            return False
+    return True
+
+
 def _equal(ours: Iterable[Tensor | None], others: Iterable[Tensor | None]) -> bool:
     for one, other in zip(ours, others, strict=True):
         if one is None or other is None:
