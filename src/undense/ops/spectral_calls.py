@@ -10,26 +10,14 @@ from torch import Tensor, nn
 import undense.ops.spectral_inference  # noqa: F401  (defines the operations)
 from undense.kernels.library import alike, serves
 from undense.mixing import State
+from undense.ops.mode_selector import ModeSelector
 from undense.ops.recurrences import chosen_in
 from undense.ops.slots import Slots
 from undense.ops.spectral_parts import SpectralParts
 from undense.ops.spectral_tables import Weights, weights_of
-from undense.ops.spectral_token import Token, known, remember
+from undense.ops.spectral_token import Token
 
 Named = dict[str, Tensor]
-
-
-def served_token(
-    own: nn.Module, parts: SpectralParts, x: Tensor, state: State, heads: int, chunk: int
-) -> Weights | Token | None:
-    """`served`, of one token: what was found for the last one, if it still holds."""
-    token = known(own, x, state)
-    if token is not None:
-        return token
-    weights = served(own, parts, x, state)
-    if weights is not None:
-        remember(own, parts, weights, x, heads, chunk)
-    return weights
 
 
 def served(own: nn.Module, parts: SpectralParts, x: Tensor, state: State | None) -> Weights | None:
@@ -48,18 +36,17 @@ def served(own: nn.Module, parts: SpectralParts, x: Tensor, state: State | None)
 
 def _state(past: Named, x: Tensor, heads: int) -> list[Tensor]:
     """Recent inputs, recent values, memory, modes; empty where there is no such part."""
-    batch, _, dim = x.shape
-    width = dim // heads
     found = [past["recent inputs"]]
-    missing = {
-        "recent values": (dim, 0),
-        "memory": (heads, 0, width),
-        "modes": (heads, 0, 2, width),
-    }
-    for name, shape in missing.items():
+    for name in ("recent values", "memory", "modes"):
         dtype = torch.float64 if name == "modes" else x.dtype
-        part = past.get(name)
-        found.append(x.new_empty(batch, *shape, dtype=dtype) if part is None else part.to(dtype))
+        if name not in past:
+            batch, _, dim = x.shape
+            shape = (dim, 0) if name == "recent values" else (heads, 0, 2, dim // heads)
+            shape = (heads, 0, dim // heads) if name == "memory" else shape
+            found.append(x.new_empty(batch, *shape, dtype=dtype))
+        else:
+            part = past[name]
+            found.append(part if part.dtype == dtype else part.to(dtype))
     return found
 
 
@@ -102,8 +89,8 @@ def stretch(
 
 
 def step(
-    parts: SpectralParts,
     found: Weights | Token,
+    selector: ModeSelector | None,
     x: Tensor,
     past: Named,
     heads: int,
@@ -111,8 +98,8 @@ def step(
 ) -> tuple[Tensor, Named]:
     """The next token."""
     awake, state = None, _state(past, x, heads)
-    if parts.selector is not None:
-        awake = parts.selector.awake(chosen_in(past), past["positions"], chunk, x.dtype)
+    if selector is not None:
+        awake = selector.awake(chosen_in(past), past["positions"], chunk, x.dtype)
         state += [past["means"], past["running"]]
     if isinstance(found, Token):
         y, *after = found(x, past["positions"], awake, state)

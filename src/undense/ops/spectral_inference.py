@@ -171,15 +171,13 @@ def _run_step(
     derived = derived_of(w, heads, chunk)
     mixer, kept = mixer_words(w, derived, sizes)
     inward, outward = w.project_in.contiguous(), w.project_out.contiguous()
-    found = next_token(
-        mixer, derived, inward, outward, sizes.conv, chunk, x, positions, awake, state
-    )
+    found = next_token(mixer, derived, inward, outward, chunk, x, positions, awake, state)
     del kept
     return found
 
 
 def next_token(
-    mixer: Any, derived: Derived, inward: Tensor, outward: Tensor, conv: int, chunk: int,
+    mixer: Any, derived: Derived, inward: Tensor, outward: Tensor, chunk: int,
     x: Tensor, positions: Tensor, awake: Tensor | None, state: list[Tensor],
 ) -> list[Tensor]:  # fmt: skip
     """`mixer`: from `mixer_words`; `inward`, `outward`: the projections, contiguous."""
@@ -191,29 +189,27 @@ def next_token(
         history = given[4].shape[1]
         given.append(awake.contiguous())
         after.append(torch.empty_like(given[-1]))
-    # addresses and sizes of a row, not views: at one token a view takes as long as a small part
-    given_at, after_at = ([part.data_ptr() for part in parts] for parts in (given, after))
-    sizes_at = [part.nbytes // len(x) for part in given]
+    # addresses, not views of rows: at one token a view takes as long as a small part
+    start, end = ([part.data_ptr() for part in parts] for parts in (given, after))
+    first, last = x.data_ptr(), y.data_ptr()
     for b, position in enumerate(positions.tolist()):
-        start, end = (
-            [at + b * size for at, size in zip(places, sizes_at, strict=True)]
-            for places in (given_at, after_at)
-        )
+        if b:
+            steps = [part.nbytes // len(x) for part in given]
+            start, end = ([a + n for a, n in zip(at, steps, strict=True)] for at in (start, end))
         selection = (0, 0, 0, 0, 0, 0, 0, 0)
         if awake is not None:
-            last = int(position % chunk == chunk - 1)
-            selection = (history, last, start[6], end[6], start[4], end[4], start[5], end[5])
+            ends = int(position % chunk == chunk - 1)
+            selection = (history, ends, start[6], end[6], start[4], end[4], start[5], end[5])
+        row = b * x.shape[2] * x.itemsize
         run(
             "spectral_step",
             mixer,
             (
-                *(start[0], x.data_ptr() + b * x.shape[2] * 4, inward, outward),
+                *(start[0], end[0], first + row, inward, outward),
                 *(derived.reversed, derived.first, start[1], end[1], start[2], end[2]),
-                *(start[3], end[3], *selection, y.data_ptr() + b * y.shape[2] * 4),
+                *(start[3], end[3], *selection, last + row),
             ),
         )
-    if conv > 1:
-        after[0] = torch.cat([given[0][:, 1:], x], 1)
     return [y, *after]
 
 

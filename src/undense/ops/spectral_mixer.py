@@ -21,9 +21,10 @@ from undense.ops.output_gate import unit_gate
 from undense.ops.overlap_add import OverlapAddFilter
 from undense.ops.recurrences import Drive, Prepared, chosen_in, prepare, recur
 from undense.ops.slots import Slots, at_a_chunk
-from undense.ops.spectral_calls import served, served_token
+from undense.ops.spectral_calls import served
 from undense.ops.spectral_cost import Sizes, SpectralCost
 from undense.ops.spectral_parts import SpectralMixerConfig, SpectralParts, arithmetic
+from undense.ops.spectral_token import known, remember
 from undense.registry import Config
 
 # Tokens of one pass: what a pass works on stays near the core, and its largest tensors stay small
@@ -108,11 +109,11 @@ class SpectralMixer(SequenceMixer):
         if not self.config.causal:
             return self._both_ways(x, mask), ()
         batch, time, _ = x.shape
-        parts = self._own()
         if state is not None and time == 1:
-            y, state = self._step(x, state, mask, parts)
+            y, state = self._step(x, state, mask)
             require_finite(self.component, y)
             return y, state
+        parts = self._own()
         weights = served(self, parts, x, state)
         aligned = state is None or (mask is None and at_a_chunk(state[0], self.chunk))
         if weights is not None:
@@ -189,16 +190,18 @@ class SpectralMixer(SequenceMixer):
             parts = [slots.heads(self.kernel(drive.v), self.heads), *parts]
         return slots.pick(self._project_out(drive.z, *parts, dtype=x.dtype))
 
-    def _step(
-        self, x: Tensor, state: State, mask: Tensor | None, parts: SpectralParts
-    ) -> tuple[Tensor, State]:
+    def _step(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
         """One token; padding leaves the state as it was."""
         past = self._named(x, state)
-        found = served_token(self, parts, x, state, self.heads, self.chunk)
+        found = known(self, x, state)
+        if found is None:
+            parts = self._own()
+            found = served(self, parts, x, state)
+            remember(self, parts, found, x, self.heads, self.chunk)
         if found is None:
             y, following = self._recur_once(x, past)
         else:
-            y, following = calls.step(parts, found, x, past, self.heads, self.chunk)
+            y, following = calls.step(found, self.selector, x, past, self.heads, self.chunk)
         if mask is not None:
             y = y * mask[..., None]
             for name, tensor in following.items():

@@ -34,10 +34,15 @@ def known(own: nn.Module, x: Tensor, state: State) -> Token | None:
 
 
 def remember(
-    own: nn.Module, parts: SpectralParts, weights: Weights, x: Tensor, heads: int, chunk: int
+    own: nn.Module,
+    parts: SpectralParts,
+    weights: Weights | None,
+    x: Tensor,
+    heads: int,
+    chunk: int,
 ) -> None:
-    """Keep what was found, where that can be looked at again."""
-    if watched(x):
+    """Keep what was found, if anything, where that can be looked at again."""
+    if weights is None or watched(x):
         return
     token = Token(own, parts, weights, heads, chunk)
     if token.complete(weights):
@@ -70,7 +75,6 @@ class Token:
         self.heads, self.chunk = heads, chunk
         modes = 0 if weights.decay is None else weights.decay.shape[1]
         sizes = sizes_of(weights, heads, chunk, modes)
-        self.conv = sizes.conv
         self.derived = derived_of(weights, heads, chunk)
         self.words, self.tables = mixer_words(weights, self.derived, sizes)
         self.inward, self.outward = weights.project_in, weights.project_out
@@ -121,6 +125,6 @@ class Token:
     ) -> list[Tensor]:
         """As `undense::spectral_step`."""
         return next_token(
-            self.words, self.derived, self.inward, self.outward, self.conv, self.chunk,
+            self.words, self.derived, self.inward, self.outward, self.chunk,
             x, positions, awake, state,
         )  # fmt: skip
