@@ -108,17 +108,8 @@ class ModeSelector(nn.Module):
         sums = torch.cat([sums[:, :1] + past.running, sums[:, 1:]], 1)
         means = torch.cat([past.means, sums / chunk], 1)
         modes, weights = self(means.unfold(1, HISTORY, 1)[:, :chunks].transpose(2, 3))
-        ends = slots.ends(len(sums), sums.device).expand(len(sums))
-        done = (ends // chunk)[:, None, None]
-        now = done.clamp(max=chunks - 1)  # a row that ends with its chunk chooses at its next token
-        kept = done + torch.arange(HISTORY, device=done.device)[:, None]
         mask = weights.new_zeros(*weights.shape[:3], self.modes).scatter(3, modes, weights.detach())
-        done_with = (ends % chunk == 0)[:, None, None]
-        following = Past(
-            means=torch.take_along_dim(means, kept, 1),
-            running=torch.take_along_dim(sums, now, 1).masked_fill(done_with, 0),
-            awake=torch.take_along_dim(mask, now[..., None], 1)[:, 0].masked_fill(done_with, 0),
-        )
+        following = _remembered(slots, sums, means, mask)
         modes, weights = (part.transpose(1, 2).contiguous() for part in (modes, weights))
         return Awake(modes, weights), following
 
@@ -221,3 +212,25 @@ class ModeSelector(nn.Module):
 def _no_way_back(tree: Cost) -> Cost:
     """A hard choice has no gradient outside training."""
     return replace(tree, backward=0, parts=tuple(_no_way_back(part) for part in tree.parts))
+
+
+def _remembered(slots: Slots, sums: Tensor, means: Tensor, mask: Tensor) -> Past:
+    """What the next call needs to know: the last means of whole chunks, and of the chunk that a row
+    ended in its running sum and its choice; a row that ended with its chunk chooses anew."""
+    chunk, last = slots.chunk, slots.chunks - 1
+    if not slots.ragged:  # copies: views would keep all chunks in memory
+        done, rest = divmod(slots.time, chunk)
+        kept, running, awake = means[:, done : done + HISTORY], sums[:, last:], mask[:, last]
+        if rest:
+            return Past(kept.clone(), running.clone(), awake.clone())
+        return Past(kept.clone(), torch.zeros_like(running), torch.zeros_like(awake))
+    ends = slots.ends(len(sums), sums.device)
+    done = (ends // chunk)[:, None, None]
+    now = done.clamp(max=last)
+    kept = done + torch.arange(HISTORY, device=done.device)[:, None]
+    done_with = (ends % chunk == 0)[:, None, None]
+    return Past(
+        means=torch.take_along_dim(means, kept, 1),
+        running=torch.take_along_dim(sums, now, 1).masked_fill(done_with, 0),
+        awake=torch.take_along_dim(mask, now[..., None], 1)[:, 0].masked_fill(done_with, 0),
+    )
