@@ -30,8 +30,9 @@ from undense.ops.spectral_tables import (
     weights_from,
 )
 
-# Tokens between two products with the projections: what lies between them stays in a 2 MB cache.
-TOKENS = 256
+# Tokens between two products with the projections: enough for them to run at full rate, few enough
+# for what lies between them to stay near the core.
+TOKENS = 512
 
 _LIBRARY = torch.library.Library("undense", "FRAGMENT")
 _LIBRARY.define(
