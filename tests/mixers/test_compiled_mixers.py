@@ -98,11 +98,27 @@ def squares(gates: nn.Module) -> None:
 def test_what_others_put_into_a_part_is_used(change: Callable[[nn.Module], None]) -> None:
     mixer, x = randomised(default("spectral_layer", chunk=8)), torch.randn(2, 11, DIM)
     with torch.no_grad():
-        before, _ = mixer(x)
+        before, state = mixer(x)
+        token, _ = mixer(x[:, :1], state)
+        token, _ = mixer(x[:, :1], state)  # by what was found for the last one
         change(mixer.gates)  # type: ignore[arg-type]
         after, _ = mixer(x)
+        other, _ = mixer(x[:, :1], state)
     assert distance(after, before) > 1e-3
+    assert distance(other, token) > 1e-3
     assert distance(after, mixer(x)[0]) <= 1e-5
+    assert distance(other, mixer(x[:, :1], state)[0]) <= 1e-5
+
+
+def test_a_state_in_half_precision_runs_step_by_step() -> None:
+    mixer, x = randomised(default("spectral_layer", chunk=8)), torch.randn(2, 11, DIM)
+    with torch.no_grad():
+        state = mixer(x)[1]
+        wanted, _ = mixer(x[:, :1], state)
+        other = tuple(t.bfloat16() if t.dtype == torch.float32 else t for t in state)
+        for piece in (x[:, :1], x):
+            got = mixer(piece, other)[0]
+            assert distance(got[:, :1].float(), wanted) <= 0.05
 
 
 @pytest.mark.parametrize("name", ["kernel.raw", "kernel.scale", "bank.phase", "bank.gain"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -9,18 +10,24 @@ from torch import Tensor, nn
 
 import undense.ops.spectral_inference  # noqa: F401  (defines the operations)
 from undense.kernels.library import alike, serves
-from undense.mixing import State
+from undense.mixing import Slot, State
 from undense.ops.mode_selector import ModeSelector
 from undense.ops.recurrences import chosen_in
 from undense.ops.slots import Slots
 from undense.ops.spectral_parts import SpectralParts
 from undense.ops.spectral_tables import Weights, weights_of
-from undense.ops.spectral_token import Token
+from undense.ops.spectral_token import Token, alike_state
 
 Named = dict[str, Tensor]
 
 
-def served(own: nn.Module, parts: SpectralParts, x: Tensor, state: State | None) -> Weights | None:
+def served(
+    own: nn.Module,
+    parts: SpectralParts,
+    x: Tensor,
+    state: State | None,
+    slots: Sequence[Slot],
+) -> Weights | None:
     """The weights, if the compiled operations take this call: for inference in fp32 on a CPU, of
     parts that are nothing but themselves."""
     if own.training or x.dtype != torch.float32 or not serves(x):
@@ -28,25 +35,21 @@ def served(own: nn.Module, parts: SpectralParts, x: Tensor, state: State | None)
     weights = weights_of(own, parts)
     if weights is None or not alike(x, (t for t in weights if t is not weights.octave)):
         return None
-    for tensor in state or ():
-        if not tensor.is_cpu or tensor.dtype in (torch.bfloat16, torch.float16):
-            return None
-    return weights
+    return weights if state is None or alike_state(state, slots) else None
 
 
 def _state(past: Named, x: Tensor, heads: int) -> list[Tensor]:
     """Recent inputs, recent values, memory, modes; empty where there is no such part."""
     found = [past["recent inputs"]]
     for name in ("recent values", "memory", "modes"):
-        dtype = torch.float64 if name == "modes" else x.dtype
         if name not in past:
+            dtype = torch.float64 if name == "modes" else x.dtype
             batch, _, dim = x.shape
             shape = (dim, 0) if name == "recent values" else (heads, 0, 2, dim // heads)
             shape = (heads, 0, dim // heads) if name == "memory" else shape
             found.append(x.new_empty(batch, *shape, dtype=dtype))
         else:
-            part = past[name]
-            found.append(part if part.dtype == dtype else part.to(dtype))
+            found.append(past[name])
     return found
 
 

@@ -114,7 +114,7 @@ class SpectralMixer(SequenceMixer):
             require_finite(self.component, y)
             return y, state
         parts = self._own()
-        weights = served(self, parts, x, state)
+        weights = served(self, parts, x, state, self.slots)
         aligned = state is None or (mask is None and at_a_chunk(state[0], self.chunk))
         if weights is not None:
             past, sizes = self._named(x, state), (self.heads, self.chunk, SEGMENT)
@@ -193,10 +193,10 @@ class SpectralMixer(SequenceMixer):
     def _step(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
         """One token; padding leaves the state as it was."""
         past = self._named(x, state)
-        found = known(self, x, state)
+        found = known(self, x, state, self.slots)
         if found is None:
             parts = self._own()
-            found = served(self, parts, x, state)
+            found = served(self, parts, x, state, self.slots)
             remember(self, parts, found, x, self.heads, self.chunk)
         if found is None:
             y, following = self._recur_once(x, past)

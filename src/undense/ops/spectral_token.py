@@ -8,14 +8,14 @@ here what was found is kept, and only whether it still holds is looked at.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from undense.kernels.held import untouched
 from undense.kernels.library import serves
-from undense.mixing import State
+from undense.mixing import Slot, State
 from undense.ops.spectral_inference import next_token
 from undense.ops.spectral_parts import SpectralParts
 from undense.ops.spectral_tables import Weights, derived_of, mixer_words, same_bits, sizes_of
@@ -23,12 +23,12 @@ from undense.ops.spectral_tables import Weights, derived_of, mixer_words, same_b
 _known: weakref.WeakKeyDictionary[nn.Module, Token] = weakref.WeakKeyDictionary()
 
 
-def known(own: nn.Module, x: Tensor, state: State) -> Token | None:
+def known(own: nn.Module, x: Tensor, state: State, slots: Sequence[Slot]) -> Token | None:
     """What was found for this mixer, if it still holds and nobody watches the operations."""
     if own.training or x.dtype != torch.float32 or not serves(x) or watched(x):
         return None
     token = _known.get(own)
-    if token is None or not token.holds(state):
+    if token is None or not token.holds() or not alike_state(state, slots):
         return None
     return token
 
@@ -47,6 +47,14 @@ def remember(
     token = Token(own, parts, weights, heads, chunk)
     if token.complete(weights):
         _known[own] = token
+
+
+def alike_state(state: State, slots: Sequence[Slot]) -> bool:
+    """Whether a state is on the CPU in the dtypes of a model in fp32."""
+    for tensor, slot in zip(state, slots, strict=True):
+        if tensor.dtype != (slot.dtype or torch.float32) or not tensor.is_cpu:
+            return False
+    return True
 
 
 def watched(x: Tensor) -> bool:
@@ -107,16 +115,13 @@ class Token:
         seen = {id(tensor) for _, _, tensor, _, _ in self.places}
         return all(t is None or (id(t) in seen and t.is_contiguous()) for t in weights)
 
-    def holds(self, state: State) -> bool:
+    def holds(self) -> bool:
         """Whether everything is where it was and as it was, to the bit where tables follow."""
         for held, name, child in self.children:
             if held.get(name) is not child:
                 return False
         for held, name, tensor, at, dtype in self.places:
             if held.get(name) is not tensor or tensor.data_ptr() != at or tensor.dtype != dtype:
-                return False
-        for tensor in state:
-            if not tensor.is_cpu or tensor.dtype in (torch.bfloat16, torch.float16):
                 return False
         return untouched(self.inside) and same_bits(self.bits)
 
