@@ -1,6 +1,7 @@
 """How fast each mixer is, module against module, projections included, by length.
 
     python benchmarks/mixers_speed.py [--lengths 512 2048 …] [--seconds 60] [--arms …]
+        [--blocks 256 512 768]
 
 Forward without gradients, training step (forward and backward), decoding one token after so many,
 and the peak memory of a forward above what was in use; d=256, 4 heads, all parts on, fp32, one row,
@@ -8,8 +9,9 @@ pinned threads, all arms of a length in turns. Beside our mixers stand those of 
 (`peers.py`: Mamba-2, gated DeltaNet, xLSTM, lightning attention, RWKV-4, their own CPU paths), as
 wide as makes their parameters those of `spectral_layer`. A cell that would take longer than
 `--seconds` is not run: it is extrapolated from the longest length measured by the growth of the
-arm's counted FLOPs (a peer's: of the length), and marked. Goes on where it was interrupted; writes
-`benchmarks/results/mixers-speed-DATE.json` and a plot beside it.
+arm's counted FLOPs (a peer's: of the length), and marked. `--blocks`: nothing but training steps of
+whole layers of these widths, beside the bound that their FLOPs set (`block_steps.py`). Goes on
+where it was interrupted; writes `benchmarks/results/mixers-speed-DATE.json` and a plot beside it.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from block_steps import measure_blocks, plot_blocks
 from peak_memory import peak_megabytes
 from peers import PEERS, Peer, matched, parameters_of
 from tqdm import tqdm
@@ -174,6 +177,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60, help="the most that one cell may take")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--arms", nargs="+", default=mixers(), choices=mixers())
+    parser.add_argument("--blocks", type=int, nargs="+", default=[], help="widths of layers")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     today = datetime.date.today().isoformat()
@@ -188,6 +192,13 @@ def main() -> None:
         "environment": environment(),
         "dim": DIM,
     }
+    if options.blocks:
+        measure_blocks(result, path, options.blocks, options.lengths, options.seconds)
+        plot_blocks(result["blocks"], path.with_name(path.stem + "-blocks.png"))
+        for dim, cells in result["blocks"].items():
+            found = (f"{n}: {c['ratio']:.2f} of {c['flop_bound']:.2f}" for n, c in cells.items())
+            print(f"d={dim}, times attention's speed of what FLOPs allow:", *found)
+        return
     measure(result, path, options.lengths, options.seconds, options.arms)
     plot(result, path.with_suffix(".png"))
     for kind, arms in result["arms"].items():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "undense" / "kernels" / "native.cpp"
+TESTS = ["tests/kernels", "tests/mixers/test_compiled_mixers.py"]
 FLAGS = [
     "-O1",
     "-g",
@@ -38,7 +39,7 @@ def main() -> int:
         library = Path(folder) / "_native_sanitized.so"
         subprocess.run(["g++", *FLAGS, str(SOURCE), "-o", str(library)], check=True)
         return subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/kernels"],
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS],
             cwd=ROOT,
             env={
                 **os.environ,

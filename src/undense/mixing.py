@@ -142,6 +142,8 @@ class SequenceMixer(Part, ABC):
             )
         for tensor, slot in zip(state, layout, strict=True):
             wanted = (batch, *slot.shape)
+            if tensor.shape == wanted:
+                continue
             fits = tensor.dim() == len(wanted) and all(
                 have == want or want == 0 for have, want in zip(tensor.shape, wanted, strict=True)
             )
@@ -159,7 +161,9 @@ def require_finite(name: str, y: Tensor) -> None:
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or y.device.type != "cpu":
         return
-    if not numpy.isfinite(y[:, -1].float().numpy()).all():  # not the mixer's arithmetic: uncounted
+    last = y if y.shape[1] == 1 else y[:, -1]
+    last = last if last.dtype in (torch.float32, torch.float64) else last.float()
+    if 0 in numpy.isfinite(last.numpy()).tobytes():  # not the mixer's arithmetic: uncounted
         raise UndenseError(
             f"{name}: the output is not finite (NaN or infinity in the input, the state or the"
             " weights); start again from a fresh state with finite inputs"

@@ -13,7 +13,8 @@ import pytest
 from undense.kernels.library import ELSEWHERE, LEVELS, VARIABLE, kernels
 
 PROGRAM = """
-import torch, undense
+import torch, undense, undense.mixers
+from undense import mixing
 from undense.contract import DenseShape, build
 from undense.ffn.presets import resolve
 from undense.kernels.library import kernels
@@ -28,6 +29,16 @@ for gated, activation in ((False, "gelu_tanh"), (True, "silu"), (False, "gelu"),
     x = torch.randn(9, 72, requires_grad=True)
     ffn(x).sum().backward()
     total += x.grad.double().sum().item()
+mixer = mixing.build(24, mixing.default("spectral_layer", chunk=8)).eval()
+x = torch.randn(2, 21, 24)
+with torch.no_grad():
+    y, state = mixer(x)
+    token, state = mixer(x[:, :1], state)
+    total += sum((t.double() * torch.linspace(1, 2, t.shape[-1])).sum().item() for t in (y, token))
+x.requires_grad_()
+(mixer(x)[0] * torch.linspace(1, 2, 24)).sum().backward()
+grads = (x.grad, mixer.kernel.raw.grad, mixer.conv.grad)
+total += sum(grad.double().abs().sum().item() for grad in grads)
 print(kernels().path, total)
 """
 

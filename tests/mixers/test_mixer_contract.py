@@ -59,6 +59,18 @@ def test_compiled_without_graph_breaks_equals_eager(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("time", [19, 1])
+def test_an_exported_program_equals_eager_and_runs_anywhere(name: str, time: int) -> None:
+    mixer = randomised(default(name, **SHORT.get(name, {})))
+    x = torch.randn(2, 19, DIM)
+    with torch.no_grad():
+        given = (x,) if time > 1 else (x[:, :1], mixer(x)[1])
+        program = torch.export.export(mixer, given)
+        assert distance(program.module()(*given)[0], mixer(*given)[0]) <= 1e-5
+    assert "undense" not in str(program.graph)  # no compiled operation of ours
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_bf16_agrees_with_fp32(name: str) -> None:
     mixer = build(DIM, default(name, **SHORT.get(name, {}))).eval()
     x = torch.randn(2, TIME, DIM)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from torch import Tensor, nn
 
 
@@ -18,6 +20,14 @@ def plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
     )
 
 
+def untouched(modules: Iterable[nn.Module]) -> bool:
+    """Whether none of them has hooks or a forward of its own."""
+    for module in modules:
+        if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
+            return False
+    return True
+
+
 def held(module: nn.Module | None, name: str) -> Tensor | None:
     """`module.name`, or None where there is no module. As an attribute, a parameter takes five
     times as long, and at one token a small FFN is no more than a few microseconds of work."""
@@ -26,6 +36,14 @@ def held(module: nn.Module | None, name: str) -> Tensor | None:
     parameters = module._parameters
     # a parametrization or pruning takes the parameter away and leaves an attribute
     return parameters[name] if name in parameters else getattr(module, name)
+
+
+def all_held(module: nn.Module | None, names: Sequence[str]) -> list[Tensor | None]:
+    """`held`, of several names."""
+    if module is None:
+        return [None] * len(names)
+    parameters = module._parameters
+    return [parameters[n] if n in parameters else getattr(module, n) for n in names]
 
 
 def there(module: nn.Module, name: str) -> Tensor:

@@ -28,8 +28,18 @@ SIGNATURES = {
     "routed": 9 * "i" + 13 * "p" + "t",
     "micro_steps": 4 * "i" + 7 * "p" + "t",
 }
-FALLIBLE = ("routed", "micro_steps")  # the others return nothing
-INTERFACE = 1  # of native.cpp; raise both when what a function takes, returns or means changes
+SINGLE = {  # in fp32 alone
+    "spectral_stretch": "ppt",
+    "spectral_step": "ppt",
+    "chunk_sums": "iiiiipppt",
+    "gated": "pt",
+    "row_fir": "iiiipiippt",
+    "row_fir_back": "iiiippiippiipt",
+}
+FALLIBLE = (  # the others return nothing
+    *("routed", "micro_steps", "spectral_stretch", "spectral_step", "gated", "row_fir_back"),
+)
+INTERFACE = 2  # of native.cpp; raise both when what a function takes, returns or means changes
 SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 TYPES = {"i": ctypes.c_int64, "p": ctypes.c_void_p, "t": ctypes.c_int}
 
@@ -93,8 +103,9 @@ def _declare(library: ctypes.CDLL, path: Path) -> None:
         )
     library.undense_group.argtypes = [TYPES[kind] for kind in "iiipppp"]
     library.undense_group.restype = ctypes.c_int64
-    for name, kinds in SIGNATURES.items():
-        for suffix in SUFFIX.values():
+    single = SUFFIX[torch.float32]
+    for name, kinds in (SIGNATURES | SINGLE).items():
+        for suffix in SUFFIX.values() if name in SIGNATURES else (single,):
             function = getattr(library, f"undense_{name}_{suffix}")
             function.argtypes = [TYPES[kind] for kind in kinds]
             function.restype = ctypes.c_int64 if name in FALLIBLE else None
@@ -112,12 +123,16 @@ def address(tensor: Tensor | None) -> int | None:
 
 
 def serves(x: Tensor) -> bool:
-    """Whether compiled inference takes this call: there is a library, no gradient is wanted, and
-    the tensor is on the CPU in fp32 or bf16, not under autocast; it is not an export, whose
-    program may run elsewhere, nor differentiated in forward mode."""
+    """Whether compiled inference takes this call: `runs`, and no gradient is wanted."""
+    return not torch.is_grad_enabled() and runs(x)
+
+
+def runs(x: Tensor) -> bool:
+    """Whether compiled code takes this call: there is a library, and the tensor is on the CPU in
+    fp32 or bf16, not under autocast; it is not an export, whose program may run elsewhere, nor
+    differentiated in forward mode."""
     return (
-        not torch.is_grad_enabled()
-        and x.is_cpu
+        x.is_cpu
         and x.dtype in SUFFIX
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_exporting()

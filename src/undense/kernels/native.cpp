@@ -115,6 +115,8 @@ struct Arena {
     ~Arena() { free(memory); }
 };
 
+#include "spectral_shapes.inc"
+
 #if defined(__clang__)
 #define PRAGMA(text) _Pragma(#text)
 #define BEGIN_TARGET(name) PRAGMA(clang attribute push(__attribute__((target(name))), apply_to = function))
@@ -131,6 +133,7 @@ namespace baseline {  // SSE2, NEON: what every CPU of the architecture has
 #include "activation.inc"
 #include "routed_blocks.inc"
 #include "micro_steps.inc"
+#include "spectral.inc"
 #undef LANES
 }  // namespace baseline
 
@@ -142,6 +145,7 @@ namespace avx2 {
 #include "activation.inc"
 #include "routed_blocks.inc"
 #include "micro_steps.inc"
+#include "spectral.inc"
 #undef LANES
 }  // namespace avx2
 END_TARGET
@@ -153,6 +157,7 @@ namespace avx512 {
 #include "activation.inc"
 #include "routed_blocks.inc"
 #include "micro_steps.inc"
+#include "spectral.inc"
 #undef LANES
 }  // namespace avx512
 END_TARGET
@@ -165,6 +170,7 @@ namespace amx {
 #include "activation.inc"
 #include "routed_blocks.inc"
 #include "micro_steps.inc"
+#include "spectral.inc"
 #undef AMX_TILES
 #undef LANES
 }  // namespace amx
@@ -217,7 +223,7 @@ static int level = detected();
 #endif
 
 // Raise it, and INTERFACE in library.py, when what a function takes, returns or means changes.
-enum { INTERFACE = 1 };
+enum { INTERFACE = 2 };
 
 extern "C" {
 
@@ -287,4 +293,6 @@ int64_t undense_group(int64_t tokens, int64_t k, int64_t blocks, const int64_t *
 
 EXPORT(f32, float)
 EXPORT(bf16, bf16)
+
+#include "spectral_calls.inc"
 }

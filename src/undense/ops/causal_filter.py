@@ -1,4 +1,4 @@
-"""A kernel ready to be run over slots: as blocks of a Toeplitz matrix, or by transforms if long."""
+"""A kernel ready to be run over slots: row by row, as blocks of a matrix, or by transforms."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from undense.ops.block_fir import (
     toeplitz_cost,
 )
 from undense.ops.causal_fir import BandedKernel, overlap_save, overlap_save_cost
+from undense.ops.row_fir import compiled, row_fir
 
 LONGEST_BLOCKED = 160  # taps; beyond it transforms are quicker
 
 
 @dataclass(frozen=True)
 class CausalFilter:
-    """A kernel (channels, taps) ready to be run: as blocks of a Toeplitz matrix, or by transforms
-    where it is long. `early`: tokens before the chunk that it is given, at least taps - 1."""
+    """A kernel (channels, taps) ready to be run: by the compiled operation or as blocks of a
+    Toeplitz matrix, or by transforms where it is long. `early`: tokens before the chunk that it is
+    given, at least taps - 1."""
 
     kernel: Tensor
     table: Tensor | None
@@ -32,14 +34,16 @@ class CausalFilter:
     @classmethod
     def of(cls, kernel: Tensor) -> CausalFilter:
         taps = kernel.shape[1]
-        if taps > LONGEST_BLOCKED:
+        if taps > LONGEST_BLOCKED or compiled(kernel):
             return cls(kernel, None, taps - 1)
         return cls(kernel, toeplitz(kernel), BLOCK * lags_of(taps))
 
     def __call__(self, joined: Tensor) -> Tensor:
         """(batch, channels, early + time) -> (batch, channels, time)."""
         if self.table is None:
-            return overlap_save(joined, self.kernel)
+            if self.kernel.shape[1] > LONGEST_BLOCKED:
+                return overlap_save(joined, self.kernel)
+            return row_fir(joined, self.kernel, block=BLOCK)
         time = joined.shape[-1] - self.early
         missing = -time % BLOCK
         joined = nn.functional.pad(joined, (0, missing)) if missing else joined

@@ -81,11 +81,7 @@ class BandedKernel(nn.Module):
         self.register_buffer("octave", octave_of_bins(taps))
 
     def forward(self) -> Tensor:
-        raw = self.raw.float() if self.raw.dtype != torch.float64 else self.raw
-        scale = self.scale.to(raw.dtype)[:, None, self.octave]  # (heads, 1, bins)
-        spectrum = torch.fft.rfft(raw).unflatten(0, (len(scale), -1)) * scale
-        kernel = torch.fft.irfft(spectrum, n=self.taps).flatten(0, 1)
-        return kernel * self.window().to(raw.dtype)
+        return banded(self.raw, self.scale, self.window(), self.octave)
 
     def cost(self, name: str) -> Cost:
         numbers = self.taps * self.channels
@@ -99,6 +95,16 @@ class BandedKernel(nn.Module):
             window_cost("window", self.taps),
             cost.elementwise("windowing", numbers, backward=3),
         )
+
+
+def banded(raw: Tensor, scale: Tensor, window: Tensor, octave: Tensor) -> Tensor:
+    """The kernel of `raw` (channels, taps), `scale` (heads, bands), `window` (taps,), `octave`: the
+    band of every bin."""
+    raw = raw.float() if raw.dtype != torch.float64 else raw
+    bins = scale.to(raw.dtype)[:, None, octave]  # (heads, 1, bins)
+    spectrum = torch.fft.rfft(raw).unflatten(0, (len(bins), -1)) * bins
+    kernel = torch.fft.irfft(spectrum, n=raw.shape[1]).flatten(0, 1)
+    return kernel * window.to(raw.dtype)
 
 
 def window_cost(name: str, length: int) -> Cost:

@@ -7,6 +7,7 @@ processor's cache, a few rows at a time, and the way back writes into the gradie
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.autograd.function import Function, once_differentiable
 
 from undense import cost
 from undense.cost import Cost
+from undense.ops.row_fir import compiled
 
 # Numbers of one block of rows, so that a block, its source and its gradient stay in a 2 MB cache.
 BLOCK = 1 << 17
@@ -43,14 +45,17 @@ class _Drive(Function):
         early = taps.shape[1] - 1
         time = x.shape[1] - early
         whole = torch.bmm(weight.expand(len(x), -1, -1), x.mT).to(dtype)
+        ctx.save_for_backward(x, weight, taps, whole)
+        ctx.sizes = seen, unseen
+        rest = whole[:, len(taps) :, early:].split(unseen, 1)
+        if compiled(whole):
+            return (*torch.ops.undense.row_fir(whole, taps, 0).split(seen, 1), *rest)
         mixed = whole[:, : len(taps), early:] * taps[:, :1]
         for rows in _blocks(len(taps), len(x) * time):
             part = mixed[:, rows]
             for j in range(1, early + 1):
                 part.addcmul_(whole[:, rows, early - j : early - j + time], taps[rows, j : j + 1])
-        ctx.save_for_backward(x, weight, taps, whole)
-        ctx.sizes = seen, unseen
-        return (*mixed.split(seen, 1), *whole[:, len(taps) :, early:].split(unseen, 1))
+        return (*mixed.split(seen, 1), *rest)
 
     @staticmethod
     @once_differentiable
@@ -59,28 +64,41 @@ class _Drive(Function):
     ) -> tuple[Tensor | None, ...]:
         x, weight, taps, whole = ctx.saved_tensors
         seen, unseen = ctx.sizes
-        early, batch = taps.shape[1] - 1, len(x)
-        time = x.shape[1] - early
-        back = torch.empty_like(whole)
-        back[..., :early] = 0
-        for_taps = torch.zeros_like(taps)
-        first = 0
-        for size, grad in zip(seen, grad_outputs, strict=False):
-            for rows in _blocks(size, batch * time):
-                part, here = grad[:, rows], slice(first + rows.start, first + rows.stop)
-                back[:, here, early:] = part * taps[here, :1]
-                for j in range(early + 1):
-                    span = slice(early - j, early - j + time)
-                    if j:
-                        back[:, here, span].addcmul_(part, taps[here, j : j + 1])
-                    for_taps[here, j] = (part * whole[:, here, span]).sum((0, 2))
-            first += size
-        for size, grad in zip(unseen, grad_outputs[len(seen) :], strict=True):
-            back[:, first : first + size, early:] = grad
-            first += size
+        if compiled(whole):
+            grads, plain = list(grad_outputs[: len(seen)]), list(grad_outputs[len(seen) :])
+            back, for_taps = torch.ops.undense.row_fir_back(grads, plain, whole, taps, 0)
+        else:
+            back, for_taps = _convolution_back(grad_outputs, whole, taps, seen, unseen)
         back = back.to(weight.dtype)
         for_weight = torch.bmm(back, x).sum(0)
-        return torch.bmm(back.mT, weight.expand(batch, -1, -1)), for_weight, for_taps, *[None] * 3
+        back = torch.bmm(back.mT, weight.expand(len(x), -1, -1))
+        return back, for_weight, for_taps, *[None] * 3
+
+
+def _convolution_back(
+    grads: Sequence[Tensor], whole: Tensor, taps: Tensor, seen: list[int], unseen: list[int]
+) -> tuple[Tensor, Tensor]:
+    """The gradients of all projections and of the taps."""
+    early, batch = taps.shape[1] - 1, len(whole)
+    time = whole.shape[2] - early
+    back = torch.empty_like(whole)
+    back[..., :early] = 0
+    for_taps = torch.zeros_like(taps)
+    first = 0
+    for size, grad in zip(seen, grads, strict=False):
+        for rows in _blocks(size, batch * time):
+            part, here = grad[:, rows], slice(first + rows.start, first + rows.stop)
+            back[:, here, early:] = part * taps[here, :1]
+            for j in range(early + 1):
+                span = slice(early - j, early - j + time)
+                if j:
+                    back[:, here, span].addcmul_(part, taps[here, j : j + 1])
+                for_taps[here, j] = (part * whole[:, here, span]).sum((0, 2))
+        first += size
+    for size, grad in zip(unseen, grads[len(seen) :], strict=True):
+        back[:, first : first + size, early:] = grad
+        first += size
+    return back, for_taps
 
 
 def drive_cost(

@@ -90,19 +90,11 @@ class ModalBank(nn.Module):
 
     def rates(self) -> Rates:
         """Decay a token and phase a token, modulo 2 pi, fp64: (heads, modes, 1) each."""
-        decay = SLOWEST + (FASTEST - SLOWEST) * self.decay.double().sigmoid()
-        return Rates(decay[..., None], (self.phase.double() % (2 * math.pi))[..., None])
+        return rates_of(self.decay, self.phase)
 
     def tables(self, rates: Rates, chunk: int, dtype: torch.dtype) -> ModeTables:
         """What the inside of a chunk needs, derived in fp64 and rounded to `dtype` once."""
-        exponents = torch.arange(1 - chunk, chunk, device=self.decay.device)
-        powers = rates.powers(exponents)
-        real, imaginary = times(self.gain.double()[..., None], powers[..., chunk - 1 :]).unbind(-2)
-        queries = torch.stack([real, -imaginary, -imaginary, -real], -2)
-        return ModeTables(
-            keys=powers[..., :chunk].flip(-1).to(dtype).flatten(0, 1),
-            queries=queries.to(dtype).flatten(0, 1).unflatten(1, (2, 2)),
-        )
+        return mode_tables(rates, self.gain, chunk, dtype)
 
     def carry(
         self, rates: Rates, chunk: int, chunks: int, dtype: torch.dtype
@@ -236,6 +228,23 @@ class ModalBank(nn.Module):
         y = weights.flatten(2, 3).mT @ state.flatten(2, 3)
         ahead = self.rates().powers(torch.ones(1, device=state.device))
         return y[:, :, 0], times(ahead, state)
+
+
+def rates_of(decay: Tensor, phase: Tensor) -> Rates:
+    """The rates that these parameters (heads, modes) stand for."""
+    per_token = SLOWEST + (FASTEST - SLOWEST) * decay.double().sigmoid()
+    return Rates(per_token[..., None], (phase.double() % (2 * math.pi))[..., None])
+
+
+def mode_tables(rates: Rates, gain: Tensor, chunk: int, dtype: torch.dtype) -> ModeTables:
+    """The tables of modes with these gains (heads, modes, 2)."""
+    powers = rates.powers(torch.arange(1 - chunk, chunk, device=gain.device))
+    real, imaginary = times(gain.double()[..., None], powers[..., chunk - 1 :]).unbind(-2)
+    queries = torch.stack([real, -imaginary, -imaginary, -real], -2)
+    return ModeTables(
+        keys=powers[..., :chunk].flip(-1).to(dtype).flatten(0, 1),
+        queries=queries.to(dtype).flatten(0, 1).unflatten(1, (2, 2)),
+    )
 
 
 def times(one: Tensor, other: Tensor) -> Tensor:

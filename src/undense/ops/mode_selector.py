@@ -100,35 +100,24 @@ class ModeSelector(nn.Module):
     def over_chunks(self, past: Past, v: Tensor, slots: Slots) -> tuple[Awake, Past]:
         """The choice for every chunk of `v` (batch, dim, time), 0 where no token is, and what the
         next call needs to know."""
+        return self.over_sums(past, v.unflatten(-1, (slots.chunks, slots.chunk)).sum(-1).mT, slots)
+
+    def over_sums(self, past: Past, sums: Tensor, slots: Slots) -> tuple[Awake, Past]:
+        """The same, of the sums of every chunk (batch, chunks, dim)."""
         chunk, chunks = slots.chunk, slots.chunks
-        sums = v.unflatten(-1, (chunks, chunk)).sum(-1).mT  # (batch, chunks, dim)
         sums = torch.cat([sums[:, :1] + past.running, sums[:, 1:]], 1)
         means = torch.cat([past.means, sums / chunk], 1)
         modes, weights = self(means.unfold(1, HISTORY, 1)[:, :chunks].transpose(2, 3))
-        ends = slots.ends(len(v), v.device).expand(len(v))
-        done = (ends // chunk)[:, None, None]
-        now = done.clamp(max=chunks - 1)  # a row that ends with its chunk chooses at its next token
-        kept = done + torch.arange(HISTORY, device=done.device)[:, None]
         mask = weights.new_zeros(*weights.shape[:3], self.modes).scatter(3, modes, weights.detach())
-        done_with = (ends % chunk == 0)[:, None, None]
-        following = Past(
-            means=torch.take_along_dim(means, kept, 1),
-            running=torch.take_along_dim(sums, now, 1).masked_fill(done_with, 0),
-            awake=torch.take_along_dim(mask, now[..., None], 1)[:, 0].masked_fill(done_with, 0),
-        )
+        following = _remembered(slots, sums, means, mask)
         modes, weights = (part.transpose(1, 2).contiguous() for part in (modes, weights))
         return Awake(modes, weights), following
 
     def step(self, past: Past, positions: Tensor, value: Tensor, chunk: int) -> tuple[Tensor, Past]:
         """One token, `value` (batch, 1, dim): the modes awake (batch, heads, modes), chosen anew in
         the rows where it begins a chunk."""
-        begins = positions % chunk == 0
         ends = (positions % chunk == chunk - 1)[:, None, None]
-        awake = past.awake.to(value.dtype)
-        if torch.compiler.is_compiling() or bool(begins.any()):
-            slots, weights = self(past.means.to(value.dtype)[:, None])
-            chosen = torch.zeros_like(awake).scatter(2, slots[:, 0], weights[:, 0])
-            awake = torch.where(begins[:, None, None], chosen, awake)
+        awake = self.awake(past, positions, chunk, value.dtype)
         running = past.running + value
         shifted = torch.cat([past.means[:, 1:], running / chunk], 1)
         following = Past(
@@ -137,6 +126,17 @@ class ModeSelector(nn.Module):
             awake=awake.detach().masked_fill(ends, 0),
         )
         return awake, following
+
+    def awake(self, past: Past, positions: Tensor, chunk: int, dtype: torch.dtype) -> Tensor:
+        """The modes awake for one token (batch, heads, modes): chosen anew where it begins a
+        chunk."""
+        awake = past.awake.to(dtype)
+        if torch.compiler.is_compiling() or any(n % chunk == 0 for n in positions.tolist()):
+            begins = positions % chunk == 0
+            slots, weights = self(past.means.to(dtype)[:, None])
+            chosen = torch.zeros_like(awake).scatter(2, slots[:, 0], weights[:, 0])
+            awake = torch.where(begins[:, None, None], chosen, awake)
+        return awake
 
     def scores(self, past: Tensor) -> tuple[Tensor, Tensor]:
         """Importance of every mode (batch, chunks, heads, modes) and how many to keep (…, 1)."""
@@ -212,3 +212,25 @@ class ModeSelector(nn.Module):
 def _no_way_back(tree: Cost) -> Cost:
     """A hard choice has no gradient outside training."""
     return replace(tree, backward=0, parts=tuple(_no_way_back(part) for part in tree.parts))
+
+
+def _remembered(slots: Slots, sums: Tensor, means: Tensor, mask: Tensor) -> Past:
+    """What the next call needs to know: the last means of whole chunks, and of the chunk that a row
+    ended in its running sum and its choice; a row that ended with its chunk chooses anew."""
+    chunk, last = slots.chunk, slots.chunks - 1
+    if not slots.ragged:  # copies: views would keep all chunks in memory
+        done, rest = divmod(slots.time, chunk)
+        kept, running, awake = means[:, done : done + HISTORY], sums[:, last:], mask[:, last]
+        if rest:
+            return Past(kept.clone(), running.clone(), awake.clone())
+        return Past(kept.clone(), torch.zeros_like(running), torch.zeros_like(awake))
+    ends = slots.ends(len(sums), sums.device)
+    done = (ends // chunk)[:, None, None]
+    now = done.clamp(max=last)
+    kept = done + torch.arange(HISTORY, device=done.device)[:, None]
+    done_with = (ends % chunk == 0)[:, None, None]
+    return Past(
+        means=torch.take_along_dim(means, kept, 1),
+        running=torch.take_along_dim(sums, now, 1).masked_fill(done_with, 0),
+        awake=torch.take_along_dim(mask, now[..., None], 1)[:, 0].masked_fill(done_with, 0),
+    )

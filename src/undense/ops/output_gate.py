@@ -7,6 +7,7 @@ Related: the gated RMS norm of Mamba-2, https://arxiv.org/abs/2405.21060; here o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +15,17 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 from torch.nn import functional
+from torch.utils.flop_counter import register_flop_formula
 
 from undense import cost
 from undense.cost import Cost, per_element
+from undense.kernels.library import alike
+from undense.kernels.native_rows import gated
+from undense.ops.row_fir import compiled
+
+_LIBRARY = torch.library.Library("undense", "FRAGMENT")
+_LIBRARY.define("gated(Tensor z, Tensor[] summands) -> Tensor")
+_LIBRARY.define("gated_back(Tensor grad, Tensor z, Tensor[] summands) -> (Tensor, Tensor)")
 
 POWER_FLOOR = 1e-6  # under the outputs' mean square, so that silence stays silent
 
@@ -37,12 +46,14 @@ class _UnitGate(Function):
         ctx: Any, z: Tensor, first: Tensor, second: Tensor | None, third: Tensor | None
     ) -> Tensor:
         summands = [part for part in (first, second, third) if part is not None]
-        gated = functional.silu(z)
+        ctx.save_for_backward(z, *summands)
+        if _compiled(z, summands):
+            return torch.ops.undense.gated(z, summands)
+        y = functional.silu(z)
         for heads, rows in _groups(summands[0]):
             u, scale = _unit(summands, heads)
-            gated[:, rows].mul_(u.mul_(scale).flatten(3).flatten(1, 2))
-        ctx.save_for_backward(z, *summands)
-        return gated
+            y[:, rows].mul_(u.mul_(scale).flatten(3).flatten(1, 2))
+        return y
 
     @staticmethod
     @once_differentiable
@@ -51,6 +62,10 @@ class _UnitGate(Function):
     ) -> tuple[Tensor | None, ...]:
         grad = grad_outputs[0].contiguous()  # it comes from a product with time first
         z, *summands = ctx.saved_tensors
+        unused = [None] * (3 - len(summands))
+        if _compiled(z, summands):
+            for_z, for_sum = torch.ops.undense.gated_back(grad, z, summands)
+            return for_z, *[for_sum] * len(summands), *unused
         for_z = torch.empty_like(z)
         back = torch.empty(summands[0].shape, dtype=z.dtype, device=z.device)
         for heads, rows in _groups(back):
@@ -62,7 +77,45 @@ class _UnitGate(Function):
             for_u = functional.silu(gate).reshape(u.shape).mul_(here)
             along = (for_u * u).mean(2, keepdim=True)
             back[:, heads] = for_u.sub_(u.mul_(along)).mul_(scale)
-        return for_z, *[back] * len(summands), *[None] * (3 - len(summands))
+        return for_z, *[back] * len(summands), *unused
+
+
+def _compiled(z: Tensor, summands: Sequence[Tensor]) -> bool:
+    return compiled(z) and alike(z, summands)
+
+
+@torch.library.impl(_LIBRARY, "gated", "CPU")
+def _run(z: Tensor, summands: list[Tensor]) -> Tensor:
+    return gated(z, summands, None)[0]
+
+
+@torch.library.impl(_LIBRARY, "gated_back", "CPU")
+def _run_back(grad: Tensor, z: Tensor, summands: list[Tensor]) -> tuple[Tensor, Tensor]:
+    for_z, for_sum = gated(z, summands, grad)
+    assert for_sum is not None
+    return for_z, for_sum
+
+
+@torch.library.register_fake("undense::gated")
+def _(z: Tensor, summands: list[Tensor]) -> Tensor:
+    return z.new_empty(z.shape)
+
+
+@torch.library.register_fake("undense::gated_back")
+def _(grad: Tensor, z: Tensor, summands: list[Tensor]) -> tuple[Tensor, Tensor]:
+    return z.new_empty(z.shape), z.new_empty(summands[0].shape)
+
+
+@register_flop_formula(torch.ops.undense.gated)
+def _flops(z: Any, summands: Any, **_: Any) -> int:
+    numbers, width = math.prod(z), summands[0][2]
+    return unit_gate_cost("", numbers, width, summands=len(summands)).forward
+
+
+@register_flop_formula(torch.ops.undense.gated_back)
+def _back_flops(grad: Any, z: Any, summands: Any, **_: Any) -> int:
+    numbers, width = math.prod(z), summands[0][2]
+    return unit_gate_cost("", numbers, width, summands=len(summands)).backward
 
 
 def _groups(part: Tensor) -> list[tuple[slice, slice]]:

@@ -60,11 +60,7 @@ class Slots:
         """`before` (batch, kept, dim), the tokens before the call, and `x` (batch, time, dim) ->
         (batch, kept + count, dim): the tokens of a row together, zeros elsewhere."""
         kept = before.shape[1]
-        if self.order is not None:
-            assert self.lengths is not None
-            there = torch.arange(self.time, device=x.device) < self.lengths[:, None]
-            x = torch.take_along_dim(x, self.order[..., None], 1).masked_fill(~there[..., None], 0)
-        joined = torch.cat([before, x], 1)
+        joined = torch.cat([before, self.together(x)], 1)
         if self.offset is None:
             missing = self.count - self.time
             return functional.pad(joined, (0, 0, 0, missing)) if missing else joined
@@ -72,6 +68,14 @@ class Slots:
         there = (index >= 0) & (index < joined.shape[1])
         index = index.clamp(0, joined.shape[1] - 1)
         return torch.take_along_dim(joined, index[..., None], 1).masked_fill(~there[..., None], 0)
+
+    def together(self, x: Tensor) -> Tensor:
+        """(batch, time, dim), the real tokens of a row first, zeros behind them."""
+        if self.order is None:
+            return x
+        assert self.lengths is not None
+        there = torch.arange(self.time, device=x.device) < self.lengths[:, None]
+        return torch.take_along_dim(x, self.order[..., None], 1).masked_fill(~there[..., None], 0)
 
     def precede(self, before: Tensor, x: Tensor) -> Tensor:
         """The same of numbers that are in their slots already: (batch, channels, kept) and
@@ -141,3 +145,11 @@ class Slots:
     def packed(self, x: Tensor, heads: int) -> Tensor:
         """The same as (batch, heads, chunks, width, chunk), contiguous: one matrix a chunk."""
         return self.heads(x, heads).transpose(2, 3).contiguous()
+
+
+def at_a_chunk(positions: Tensor, chunk: int) -> bool:
+    """Whether every row is known to go on at a chunk's first token. Only where looking is free,
+    that is on the CPU and outside a compiler; a row that is not known to is taken as it may be."""
+    if torch.compiler.is_compiling() or positions.device.type != "cpu":
+        return False
+    return not bool((positions % chunk).any())

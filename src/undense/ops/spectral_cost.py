@@ -36,10 +36,13 @@ class Sizes:
 
 @dataclass(frozen=True)
 class SpectralCost:
-    """Forward costs of the three ways that a spectral mixer runs, in the order of their parts."""
+    """Forward costs of the three ways that a spectral mixer runs, in the order of their parts.
+
+    `most`: modes that a selection may wake, where it is made elsewhere than in `parts`."""
 
     parts: SpectralParts
     sizes: Sizes
+    most: int | None = None
 
     def stretch(self, batch: int, time: int, *, later: bool) -> list[Cost]:
         """`later`: rows may begin inside a chunk, which is what a call with a state must assume."""
@@ -105,7 +108,7 @@ class SpectralCost:
             parts.append(
                 self.parts.memory.chunks_cost("memory", batch, chunks, sizes.chunk, sizes.width)
             )
-        most = None
+        most = self.most
         if self.parts.selector is not None:
             most = self.parts.selector.most
             parts.append(
@@ -152,7 +155,7 @@ class SpectralCost:
                     batch,
                     self.sizes.width,
                     gated=parts.gates is not None,
-                    chosen=parts.selector is not None,
+                    chosen=self.most is not None or parts.selector is not None,
                 )
             )
         if isinstance(parts.kernel, BandedKernel):

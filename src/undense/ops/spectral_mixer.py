@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from undense.cost import Cost
 from undense.errors import UndenseError
 from undense.mixing import POSITIONS, SequenceMixer, Slot, State, require_finite
+from undense.ops import spectral_calls as calls
 from undense.ops.causal_fir import BandedKernel
 from undense.ops.content_memory import Streams
 from undense.ops.drive import drive
@@ -19,9 +20,11 @@ from undense.ops.mode_selector import HISTORY
 from undense.ops.output_gate import unit_gate
 from undense.ops.overlap_add import OverlapAddFilter
 from undense.ops.recurrences import Drive, Prepared, chosen_in, prepare, recur
-from undense.ops.slots import Slots
+from undense.ops.slots import Slots, at_a_chunk
+from undense.ops.spectral_calls import served
 from undense.ops.spectral_cost import Sizes, SpectralCost
 from undense.ops.spectral_parts import SpectralMixerConfig, SpectralParts, arithmetic
+from undense.ops.spectral_token import known, remember
 from undense.registry import Config
 
 # Tokens of one pass: what a pass works on stays near the core, and its largest tensors stay small
@@ -62,6 +65,7 @@ class SpectralMixer(SequenceMixer):
         # A value is looked up by what came before it: from the start a key sees that token too.
         self.conv.data[dim + features :, 1:2] += 1
         self.project_out = nn.Linear(dim, dim, bias=False)
+        self.slots = self._slots()  # once: a decoded token asks for them three times
 
     @classmethod
     @abstractmethod
@@ -78,7 +82,7 @@ class SpectralMixer(SequenceMixer):
         )
 
     def layout(self) -> tuple[Slot, ...]:
-        return self._slots() if self.config.causal else ()
+        return self.slots if self.config.causal else ()
 
     def _slots(self) -> tuple[Slot, ...]:
         slots = [POSITIONS, Slot("recent inputs", (self.conv.shape[1] - 1, self.dim))]
@@ -107,29 +111,27 @@ class SpectralMixer(SequenceMixer):
         batch, time, _ = x.shape
         if state is not None and time == 1:
             y, state = self._step(x, state, mask)
+            require_finite(self.component, y)
+            return y, state
+        parts = self._own()
+        weights = served(self, parts, x, state, self.slots)
+        aligned = state is None or (mask is None and at_a_chunk(state[0], self.chunk))
+        if weights is not None:
+            past, sizes = self._named(x, state), (self.heads, self.chunk, SEGMENT)
+            y, following = calls.stretch(parts, weights, x, mask, past, *sizes, aligned=aligned)
+            state = tuple(following[slot.name] for slot in self.layout())
         else:
-            aligned = mask is None and self._at_a_chunk(state)
-            prepared = prepare(self._own(), batch, self.chunk, arithmetic(x.dtype))
-            parts = []
+            prepared = prepare(parts, batch, self.chunk, arithmetic(x.dtype))
+            pieces = []
             masks = [None] * time if mask is None else mask.split(SEGMENT, 1)
             for piece, hidden in zip(x.split(SEGMENT, 1), masks, strict=False):
-                first = aligned or state is None
+                first = state is None or (aligned and mask is None)
                 y, state = self._stretch(piece, state, hidden, first, prepared, time)
-                parts.append(y)
-            y = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+                pieces.append(y)
+            y = pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
         assert state is not None
         require_finite(self.component, y)
         return y, state
-
-    def _at_a_chunk(self, state: State | None) -> bool:
-        """Whether every row is known to go on at a chunk's first token. Only where looking is free,
-        that is on the CPU and outside a compiler; a row that is not known to is taken as it may
-        be."""
-        if state is None:
-            return True
-        if torch.compiler.is_compiling() or state[0].device.type != "cpu":
-            return False
-        return not bool((state[0] % self.chunk).any())
 
     def _stretch(
         self,
@@ -189,8 +191,26 @@ class SpectralMixer(SequenceMixer):
         return slots.pick(self._project_out(drive.z, *parts, dtype=x.dtype))
 
     def _step(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
-        """One token by the recurrences themselves."""
+        """One token; padding leaves the state as it was."""
         past = self._named(x, state)
+        found = known(self, x, state, self.slots)
+        if found is None:
+            parts = self._own()
+            found = served(self, parts, x, state, self.slots)
+            remember(self, parts, found, x, self.heads, self.chunk)
+        if found is None:
+            y, following = self._recur_once(x, past)
+        else:
+            y, following = calls.step(found, self.selector, x, past, self.heads, self.chunk)
+        if mask is not None:
+            y = y * mask[..., None]
+            for name, tensor in following.items():
+                real = mask[:, 0].view(-1, *(1,) * (tensor.dim() - 1))
+                following[name] = torch.where(real, tensor, past[name])
+        return y, tuple(following[slot.name] for slot in self.layout())
+
+    def _recur_once(self, x: Tensor, past: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """One token by the recurrences themselves."""
         recent = torch.cat([past["recent inputs"], x], 1)
         drive = self._project(recent, Slots.of(1, 1, None, None))
         v = drive.v
@@ -218,13 +238,7 @@ class SpectralMixer(SequenceMixer):
             parts.append(filtered.unflatten(1, (self.heads, -1)))
             following["recent values"] = joined[..., 1:]
         parts = [part[..., None, None] for part in parts]
-        y = self._project_out(drive.z, *parts, dtype=x.dtype)
-        if mask is not None:
-            y = y * mask[..., None]
-            for name, tensor in following.items():
-                real = mask[:, 0].view(-1, *(1,) * (tensor.dim() - 1))
-                following[name] = torch.where(real, tensor, past[name])
-        return y, tuple(following[slot.name] for slot in self.layout())
+        return self._project_out(drive.z, *parts, dtype=x.dtype), following
 
     def _named(self, x: Tensor, state: State | None) -> dict[str, Tensor]:
         if state is None:
@@ -236,7 +250,7 @@ class SpectralMixer(SequenceMixer):
         dtype = arithmetic(x.dtype)
         return {
             slot.name: x.new_zeros(len(x), *slot.shape, dtype=slot.dtype or dtype)
-            for slot in self._slots()
+            for slot in self.slots
         }
 
     def _project(self, placed: Tensor, slots: Slots) -> Drive:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -25,8 +26,7 @@ class SpectralMixerConfig(MixerConfig):
     conv_width: int = 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class SpectralParts:
+class SpectralParts(NamedTuple):
     """What a spectral mixer is made of; None where it has no such part."""
 
     kernel: BandedKernel | OverlapAddFilter | None = None

@@ -32,9 +32,14 @@ class WindowMix(nn.Module):
         self.logits = nn.Parameter(torch.zeros(3))
 
     def forward(self) -> Tensor:
-        shares = self.logits.softmax(0)
-        shares = shares * (1 - FLOOR) + FLOOR * self.shapes.new_tensor([0.0, 0.0, 1.0])
-        return shares @ self.shapes.to(shares.dtype)
+        return mixed_window(self.logits, self.shapes)
+
+
+def mixed_window(logits: Tensor, shapes: Tensor) -> Tensor:
+    """The window of these logits (3,) and shapes (3, length)."""
+    shares = logits.softmax(0)
+    shares = shares * (1 - FLOOR) + FLOOR * shapes.new_tensor([0.0, 0.0, 1.0])
+    return shares @ shapes.to(shares.dtype)
 
 
 def octave_of_bins(length: int) -> Tensor:
