@@ -1,6 +1,6 @@
 // Token-chosen blocks of hidden neurons on a CPU: a plain C interface, called from library.py.
 //
-// One body (chosen_blocks.inc) in the vector extensions of GCC and Clang, compiled for several
+// One body (*.inc) in the vector extensions of GCC and Clang, compiled for several
 // instruction sets; which one runs is decided when the library is loaded.
 
 #include <math.h>
@@ -11,6 +11,7 @@
 #include <immintrin.h>
 #endif
 #if defined(__linux__)
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -36,9 +37,17 @@ static inline bf16 narrow(float v) {
 static inline void assign(float *to, float v) { *to = v; }
 static inline void assign(bf16 *to, float v) { *to = narrow(v); }
 
-// A block that fewer pairs than this belong to is not worth a copy; nor is one of wide rows in fp32,
-// where reading the rows as they lie loses little, below MANY.
-const long FEW = 6, MANY = 40, FEW_TILES = 3;
+// A block that fewer pairs than this belong to is not worth a copy, or turning for matrix tiles.
+// Many share the cost of longer panels, which take more of the first cache.
+const long FEW = 6, FEW_TILES = 3, MANY = 64;
+
+// How many threads so many multiplications and so many bytes to be read are worth: waking them takes
+// as long as a small product. Results do not depend on it.
+static int worth(int threads, int64_t multiplications, int64_t bytes) {
+    const double microseconds = multiplications / 4e4 + bytes / 2e4, each = 20;
+    const double most = 1 + microseconds / each;
+    return threads < most ? threads : (int)most;
+}
 
 // Pairs of a token and a block, sorted by block.
 struct Pairs {
@@ -94,14 +103,18 @@ enum { GELU = 0, GELU_TANH = 1, SILU = 2, RELU = 3, RELU2 = 4, IDENTITY = 5 };
 struct Arena {
     char *memory = nullptr;
     size_t size = 0, used = 0;
-    static const size_t ALIGNED = 64, PIECES = 16;
+    static const size_t ALIGNED = 64, PIECES = 16, PAGE = 1 << 21;  // the larger kind of page
     bool begin(size_t bytes) {
         bytes += ALIGNED * PIECES;
         used = 0;
         if (bytes > size) {
             free(memory);
-            size = (bytes + ALIGNED - 1) / ALIGNED * ALIGNED;
-            memory = (char *)aligned_alloc(ALIGNED, size);
+            const size_t unit = bytes > PAGE / 2 ? PAGE : ALIGNED;
+            size = (bytes + unit - 1) / unit * unit;
+            memory = (char *)aligned_alloc(unit, size);
+#if defined(__linux__)
+            if (memory && unit == PAGE) madvise(memory, size, MADV_HUGEPAGE);
+#endif
             if (!memory) size = 0;  // a later call may be luckier
         }
         return memory != nullptr;
@@ -127,7 +140,11 @@ struct Arena {
 
 namespace baseline {  // SSE2, NEON: what every CPU of the architecture has
 #define LANES 4
-#include "chosen_blocks.inc"
+#include "vectors.inc"
+#include "packed.inc"
+#include "gather_dot.inc"
+#include "scatter_add.inc"
+#include "outer_sum.inc"
 #include "activation.inc"
 #include "routed_blocks.inc"
 #include "micro_steps.inc"
@@ -138,7 +155,11 @@ namespace baseline {  // SSE2, NEON: what every CPU of the architecture has
 BEGIN_TARGET("avx2,fma")
 namespace avx2 {
 #define LANES 8
-#include "chosen_blocks.inc"
+#include "vectors.inc"
+#include "packed.inc"
+#include "gather_dot.inc"
+#include "scatter_add.inc"
+#include "outer_sum.inc"
 #include "activation.inc"
 #include "routed_blocks.inc"
 #include "micro_steps.inc"
@@ -149,7 +170,11 @@ END_TARGET
 BEGIN_TARGET("avx512f,avx512bw,avx512dq,avx512vl,fma")
 namespace avx512 {
 #define LANES 16
-#include "chosen_blocks.inc"
+#include "vectors.inc"
+#include "packed.inc"
+#include "gather_dot.inc"
+#include "scatter_add.inc"
+#include "outer_sum.inc"
 #include "activation.inc"
 #include "routed_blocks.inc"
 #include "micro_steps.inc"
@@ -161,7 +186,12 @@ BEGIN_TARGET("amx-tile,amx-bf16,avx512f,avx512bw,avx512dq,avx512vl,fma")
 namespace amx {
 #define LANES 16
 #define AMX_TILES
-#include "chosen_blocks.inc"
+#include "vectors.inc"
+#include "packed.inc"
+#include "tiles.inc"
+#include "gather_dot.inc"
+#include "scatter_add.inc"
+#include "outer_sum.inc"
 #include "activation.inc"
 #include "routed_blocks.inc"
 #include "micro_steps.inc"
@@ -244,6 +274,7 @@ int64_t undense_group(int64_t tokens, int64_t k, int64_t blocks, const int64_t *
                                      const int64_t *offsets, const int64_t *token, const T *rows, \
                                      const T *matrix, const T *bias, float *out, int threads) {   \
         Pairs pairs = {(long)blocks, offsets, token};                                             \
+        threads = worth(threads, offsets[blocks] * dim * width, blocks * dim * width * sizeof(T)); \
         RUN(gather_dot(pairs, dim, width, rows, matrix, bias, out, threads))                      \
     }                                                                                             \
     void undense_scatter_add_##suffix(int64_t blocks, int64_t dim, int64_t width,                 \
@@ -251,12 +282,14 @@ int64_t undense_group(int64_t tokens, int64_t k, int64_t blocks, const int64_t *
                                       const float *values, const T *matrix, float *y,             \
                                       int threads) {                                              \
         Pairs pairs = {(long)blocks, offsets, token};                                             \
+        threads = worth(threads, offsets[blocks] * dim * width, blocks * dim * width * sizeof(T)); \
         RUN(scatter_add(pairs, dim, width, values, matrix, y, threads))                           \
     }                                                                                             \
     void undense_outer_sum_##suffix(int64_t blocks, int64_t dim, int64_t width,                   \
                                     const int64_t *offsets, const int64_t *token,                 \
                                     const float *values, const T *rows, T *grad, int threads) {   \
         Pairs pairs = {(long)blocks, offsets, token};                                             \
+        threads = worth(threads, offsets[blocks] * dim * width, blocks * dim * width * sizeof(T)); \
         RUN(outer_sum(pairs, dim, width, values, rows, grad, threads))                            \
     }                                                                                             \
     int64_t undense_routed_##suffix(                                                              \
@@ -270,6 +303,9 @@ int64_t undense_group(int64_t tokens, int64_t k, int64_t blocks, const int64_t *
                          gated != 0, (int)activation, widen(*temperature), first, last,           \
                          router_bias, up, up_bias, down, shared_up, shared_up_bias, shared_down,  \
                          bias};                                                                   \
+        const int64_t inner = (size * k + shared) * (gated ? 3 : 2) + rank;                       \
+        const int64_t touched = (tokens * k < blocks ? tokens * k : blocks) * size + shared;      \
+        threads = worth(threads, tokens * inner * dim, touched * 2 * dim * sizeof(T));            \
         bool done = false;                                                                        \
         RUN(routed(ffn, x, y, tokens, threads, arena, done))                                      \
         return done ? 0 : -1;                                                                     \

@@ -24,7 +24,7 @@ def grouped(chosen: Tensor, matrix: Tensor) -> Pairs:
 
 @final
 class NativePairs(Pairs):
-    """By `chosen_blocks.inc`: rows are read where they lie; sums are fp32; the order of every sum
+    """By `kernels/*.inc`: rows are read where they lie; sums are fp32; the order of every sum
     is the same for any number of threads."""
 
     def __init__(self, chosen: Tensor, blocks: int, library: ctypes.CDLL) -> None:
