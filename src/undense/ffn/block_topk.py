@@ -127,7 +127,7 @@ class BlockTopK(FFNComponent):
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)
         if not self.training and self.activation in ACTIVATIONS and serves(x):
-            weights = routed_weights(self, self.router, self.shared_up, self.shared_down)
+            weights = routed_weights(self)
             if weights is not None and alike(x, weights):
                 return routed_blocks(x, weights, self.config.chosen, self.activation)
         rows = x.reshape(-1, self.dim)

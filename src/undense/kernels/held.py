@@ -10,11 +10,10 @@ def plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
     (adapters), it has no hooks (offloading, sharding, pruning, someone who listens), and its
     forward is not replaced. True where there is no module."""
     return module is None or (
-        isinstance(module, kind)
-        and type(module).forward is kind.forward
-        and "forward" not in module.__dict__
+        (type(module) is kind or (isinstance(module, kind) and type(module).forward is kind.forward))
         and not module._forward_hooks
         and not module._forward_pre_hooks
+        and "forward" not in module.__dict__
     )
 
 
@@ -33,3 +32,8 @@ def there(module: nn.Module, name: str) -> Tensor:
     tensor = held(module, name)
     assert tensor is not None
     return tensor
+
+
+def within(module: nn.Module, name: str) -> nn.Module | None:
+    """The module `module.name`, or None."""
+    return module._modules.get(name)

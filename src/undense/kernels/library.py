@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from undense.errors import UndenseError
@@ -32,6 +32,8 @@ FALLIBLE = ("routed", "micro_steps")  # the others return nothing
 INTERFACE = 1  # of native.cpp; raise both when what a function takes, returns or means changes
 SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 TYPES = {"i": ctypes.c_int64, "p": ctypes.c_void_p, "t": ctypes.c_int}
+
+PLAIN = (Tensor, nn.Parameter)
 
 VARIABLE = "UNDENSE_KERNELS"
 ELSEWHERE = "UNDENSE_LIBRARY"  # another build of the library, such as one with sanitizers
@@ -137,6 +139,26 @@ def alike(x: Tensor, held: Iterable[Tensor | None]) -> bool:
     dtype = x.dtype
     for tensor in held:  # a loop: a generator would take three times as long
         if tensor is not None and (tensor.dtype != dtype or not tensor.is_cpu):
+            return False
+    return True
+
+
+def unwatched(x: Tensor, held: Iterable[Tensor | None]) -> bool:
+    """Whether compiled code may be called without torch's dispatcher, which at one token takes as
+    long as a small FFN: nobody traces, counts, profiles or transforms operations, and no tensor is
+    more than a tensor."""
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._functorch.maybe_current_level() is not None
+        or torch._C._autograd._profiler_enabled()
+        or type(x) not in PLAIN
+    ):
+        return False
+    for tensor in held:
+        if tensor is not None and type(tensor) not in PLAIN:
             return False
     return True
 
