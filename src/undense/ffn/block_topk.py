@@ -16,8 +16,7 @@ from undense import contract, cost
 from undense.contract import DenseFFN, DenseShape, FFNComponent, Statistics, register
 from undense.cost import Cost
 from undense.errors import UndenseError
-from undense.kernels.library import alike, serves
-from undense.kernels.native_routed import ACTIVATIONS
+from undense.kernels.library import ACTIVATIONS, alike, serves
 from undense.ops.activation import activate, canonical
 from undense.ops.auxiliary import unevenness, unevenness_cost, with_loss
 from undense.ops.block_linear import BlockLinear

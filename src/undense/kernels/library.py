@@ -28,8 +28,12 @@ SIGNATURES = {
     "routed": 9 * "i" + 13 * "p" + "t",
     "micro_steps": 4 * "i" + 7 * "p" + "t",
 }
+# Of fp32 alone.
+PLAIN_SIGNATURES = {"bent": 4 * "i" + 4 * "p" + "t", "bent_backward": 4 * "i" + 9 * "p" + "t"}
 FALLIBLE = ("routed", "micro_steps")  # the others return nothing
-INTERFACE = 1  # of native.cpp; raise both when what a function takes, returns or means changes
+INTERFACE = 2  # of native.cpp; raise both when what a function takes, returns or means changes
+# In the order of the enumeration in native.cpp.
+ACTIVATIONS = ("gelu", "gelu_tanh", "silu", "relu", "relu2", "identity")
 SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 TYPES = {"i": ctypes.c_int64, "p": ctypes.c_void_p, "t": ctypes.c_int}
 
@@ -95,6 +99,10 @@ def _declare(library: ctypes.CDLL, path: Path) -> None:
         )
     library.undense_group.argtypes = [TYPES[kind] for kind in "iiipppp"]
     library.undense_group.restype = ctypes.c_int64
+    for name, kinds in PLAIN_SIGNATURES.items():
+        function = getattr(library, f"undense_{name}")
+        function.argtypes = [TYPES[kind] for kind in kinds]
+        function.restype = None
     for name, kinds in SIGNATURES.items():
         for suffix in SUFFIX.values():
             function = getattr(library, f"undense_{name}_{suffix}")

@@ -95,7 +95,7 @@ struct Routed {
     const T *router_bias, *up, *up_bias, *down, *shared_up, *shared_up_bias, *shared_down, *bias;
 };
 
-// In the order of `ACTIVATIONS` in native_routed.py.
+// In the order of `ACTIVATIONS` in library.py.
 enum { GELU = 0, GELU_TANH = 1, SILU = 2, RELU = 3, RELU2 = 4, IDENTITY = 5 };
 
 // Memory for what lies between the steps, kept from call to call: freshly mapped pages would cost
@@ -148,6 +148,7 @@ namespace baseline {  // SSE2, NEON: what every CPU of the architecture has
 #include "activation.inc"
 #include "routed_blocks.inc"
 #include "micro_steps.inc"
+#include "training.inc"
 #undef LANES
 }  // namespace baseline
 
@@ -163,6 +164,7 @@ namespace avx2 {
 #include "activation.inc"
 #include "routed_blocks.inc"
 #include "micro_steps.inc"
+#include "training.inc"
 #undef LANES
 }  // namespace avx2
 END_TARGET
@@ -178,6 +180,7 @@ namespace avx512 {
 #include "activation.inc"
 #include "routed_blocks.inc"
 #include "micro_steps.inc"
+#include "training.inc"
 #undef LANES
 }  // namespace avx512
 END_TARGET
@@ -195,6 +198,7 @@ namespace amx {
 #include "activation.inc"
 #include "routed_blocks.inc"
 #include "micro_steps.inc"
+#include "training.inc"
 #undef AMX_TILES
 #undef LANES
 }  // namespace amx
@@ -247,7 +251,7 @@ static int level = detected();
 #endif
 
 // Raise it, and INTERFACE in library.py, when what a function takes, returns or means changes.
-enum { INTERFACE = 1 };
+enum { INTERFACE = 2 };
 
 extern "C" {
 
@@ -267,6 +271,22 @@ int undense_limit(int wanted) {
 int64_t undense_group(int64_t tokens, int64_t k, int64_t blocks, const int64_t *chosen,
                       int64_t *offsets, int64_t *order, int64_t *token) {
     return group(tokens, k, blocks, chosen, offsets, order, token);
+}
+
+void undense_bent(int64_t pairs, int64_t size, int64_t gated, int64_t activation, const float *inner,
+                  const float *gates, const int64_t *order, float *hidden, int threads) {
+    threads = worth(threads, pairs * size * 20, 0);
+    RUN(bent(pairs, size, gated != 0, (int)activation, inner, gates, order, hidden, threads))
+}
+
+void undense_bent_backward(int64_t blocks, int64_t size, int64_t gated, int64_t activation,
+                           const int64_t *offsets, const float *inner, const float *given,
+                           const float *gates, const int64_t *order, float *hidden, float *to_inner,
+                           float *to_gates, float *to_bias, int threads) {
+    const Pairs pairs = {(long)blocks, offsets, nullptr};
+    threads = worth(threads, offsets[blocks] * size * 40, 0);
+    RUN(bent_backward(pairs, size, gated != 0, (int)activation, inner, given, gates, order, hidden,
+                      to_inner, to_gates, to_bias, threads))
 }
 
 #define EXPORT(suffix, T)                                                                         \

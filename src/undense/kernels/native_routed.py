@@ -7,10 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from undense.kernels.library import native
+from undense.kernels.library import ACTIVATIONS, native
 
-# In the order of the enumeration in native.cpp.
-ACTIVATIONS = ("gelu", "gelu_tanh", "silu", "relu", "relu2", "identity")
 NUMBERS = {name: number for number, name in enumerate(ACTIVATIONS)}
 
 
