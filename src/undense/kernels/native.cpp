@@ -39,7 +39,7 @@ static inline void assign(bf16 *to, float v) { *to = narrow(v); }
 
 // A block that fewer pairs than this belong to is not worth a copy, or turning for matrix tiles.
 // Many share the cost of longer panels, which take more of the first cache.
-const long FEW = 6, FEW_TILES = 3, MANY = 64;
+const long FEW = 6, FEW_TILES = 2, MANY = 64;
 
 // How many threads so many multiplications and so many bytes to be read are worth: waking them takes
 // as long as a small product. Results do not depend on it.
