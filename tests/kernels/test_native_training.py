@@ -33,7 +33,8 @@ def test_values_and_gradients_are_those_in_fp64(
     tokens, blocks, k, dim = (30, 5, 2, 24)
     chosen = torch.rand(tokens, blocks).topk(k, 1).indices
     width = size * (1 + gated)
-    shapes = [(tokens, dim), (blocks, width, dim), (blocks, width), (blocks, size, dim), (tokens, k)]
+    up, down = (blocks, width, dim), (blocks, size, dim)
+    shapes = [(tokens, dim), up, up[:2], down, (tokens, k)]
     given = [torch.randn(shape).to(dtype) for shape in shapes]
     given[1] = given[1] / 2  # inner numbers of up to about 10, on both sides
     got = gradients(given, chosen, activation)

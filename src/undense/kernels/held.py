@@ -10,7 +10,8 @@ def plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
     (adapters), it has no hooks (offloading, sharding, pruning, someone who listens), and its
     forward is not replaced. True where there is no module."""
     return module is None or (
-        (type(module) is kind or (isinstance(module, kind) and type(module).forward is kind.forward))
+        isinstance(module, kind)
+        and type(module).forward is kind.forward
         and not module._forward_hooks
         and not module._forward_pre_hooks
         and "forward" not in module.__dict__

@@ -37,7 +37,7 @@ ACTIVATIONS = ("gelu", "gelu_tanh", "silu", "relu", "relu2", "identity")
 SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 TYPES = {"i": ctypes.c_int64, "p": ctypes.c_void_p, "t": ctypes.c_int}
 
-PLAIN = (Tensor, nn.Parameter)
+PLAIN = {Tensor, nn.Parameter, type(None)}
 
 VARIABLE = "UNDENSE_KERNELS"
 ELSEWHERE = "UNDENSE_LIBRARY"  # another build of the library, such as one with sanitizers
@@ -160,15 +160,11 @@ def unwatched(x: Tensor, held: Iterable[Tensor | None]) -> bool:
         or torch._C._get_tracing_state() is not None
         or torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
-        or torch._C._functorch.maybe_current_level() is not None
-        or torch._C._autograd._profiler_enabled()
-        or type(x) not in PLAIN
+        or torch._C._functorch.maybe_current_level() is not None  # type: ignore[attr-defined]
+        or torch.autograd._profiler_enabled()
     ):
         return False
-    for tensor in held:
-        if tensor is not None and type(tensor) not in PLAIN:
-            return False
-    return True
+    return {type(tensor) for tensor in (x, *held)} <= PLAIN
 
 
 @torch.compiler.assume_constant_result
