@@ -161,7 +161,7 @@ def unwatched(x: Tensor, held: Iterable[Tensor | None]) -> bool:
         or torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
         or torch._C._functorch.maybe_current_level() is not None  # type: ignore[attr-defined]
-        or torch.autograd._profiler_enabled()
+        or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
     ):
         return False
     return {type(tensor) for tensor in (x, *held)} <= PLAIN
