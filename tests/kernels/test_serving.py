@@ -177,11 +177,13 @@ def test_a_compiled_graph_has_the_one_operation_and_an_exported_program_runs_any
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_threads_do_not_change_a_bit(dtype: torch.dtype) -> None:
-    """Around the numbers of tokens from which on rows are packed."""
-    component = ffn().to(dtype)
+    """Around the numbers of tokens from which on rows are packed; a smaller FFN would run on one
+    thread whatever is asked for."""
+    config = BlockTopK.Config(hidden=528, block=16, chosen=8, rank=4, shared=16)
+    component = BlockTopK(256, config).eval().to(dtype)
     before = torch.get_num_threads()
     for tokens in (2, 3, 5, 6, 8, 11, 17, 40, 60):
-        x, found = torch.randn(tokens, DIM, dtype=dtype), []
+        x, found = torch.randn(tokens, 256, dtype=dtype), []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             with torch.no_grad():

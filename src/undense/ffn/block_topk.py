@@ -16,8 +16,7 @@ from undense import contract, cost
 from undense.contract import DenseFFN, DenseShape, FFNComponent, Statistics, register
 from undense.cost import Cost
 from undense.errors import UndenseError
-from undense.kernels.library import alike, serves
-from undense.kernels.native_routed import ACTIVATIONS
+from undense.kernels.library import ACTIVATIONS, alike, serves
 from undense.ops.activation import activate, canonical
 from undense.ops.auxiliary import unevenness, unevenness_cost, with_loss
 from undense.ops.block_linear import BlockLinear
@@ -123,7 +122,7 @@ class BlockTopK(FFNComponent):
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)
         if not self.training and self.activation in ACTIVATIONS and serves(x):
-            weights = routed_weights(self, self.router, self.shared_up, self.shared_down)
+            weights = routed_weights(self)
             if weights is not None and alike(x, weights):
                 return routed_blocks(x, weights, self.config.chosen, self.activation)
         rows = x.reshape(-1, self.dim)

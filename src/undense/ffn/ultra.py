@@ -20,6 +20,7 @@ from undense.contract import (
 )
 from undense.cost import Cost
 from undense.errors import UndenseError
+from undense.kernels.held import there
 from undense.ops.regression import ridge
 
 STAGES = ("spectral", "polynomial", "micro", "projection")
@@ -111,8 +112,9 @@ class UltraEfficientSparseFFN(FFNComponent):
         self.check(x)
         state = x if self.norm_in is None else self.norm_in(x)
         update: Tensor | None = None
-        for name, stage in self.stages.items():
-            step = stage(state) * self.gates[name]
+        for name, stage in self.stages._modules.items():
+            assert stage is not None
+            step = stage(state) * there(self.gates, name)
             update = step if update is None else update + step
             if name != self.last:
                 state = state + step

@@ -14,9 +14,9 @@ def plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
     return module is None or (
         isinstance(module, kind)
         and type(module).forward is kind.forward
-        and "forward" not in module.__dict__
         and not module._forward_hooks
         and not module._forward_pre_hooks
+        and "forward" not in module.__dict__
     )
 
 
@@ -51,3 +51,8 @@ def there(module: nn.Module, name: str) -> Tensor:
     tensor = held(module, name)
     assert tensor is not None
     return tensor
+
+
+def within(module: nn.Module, name: str) -> nn.Module | None:
+    """The module `module.name`, or None."""
+    return module._modules.get(name)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from undense.errors import UndenseError
@@ -29,6 +29,8 @@ SIGNATURES = {
     "micro_steps": 4 * "i" + 7 * "p" + "t",
 }
 SINGLE = {  # in fp32 alone
+    "bent": 4 * "i" + 4 * "p" + "t",
+    "bent_backward": 4 * "i" + 9 * "p" + "t",
     "spectral_stretch": "ppt",
     "spectral_step": "ppt",
     "chunk_sums": "iiiiipppt",
@@ -39,9 +41,13 @@ SINGLE = {  # in fp32 alone
 FALLIBLE = (  # the others return nothing
     *("routed", "micro_steps", "spectral_stretch", "spectral_step", "gated", "row_fir_back"),
 )
-INTERFACE = 2  # of native.cpp; raise both when what a function takes, returns or means changes
+INTERFACE = 3  # of native.cpp; raise both when what a function takes, returns or means changes
+# In the order of the enumeration in common.inc.
+ACTIVATIONS = ("gelu", "gelu_tanh", "silu", "relu", "relu2", "identity")
 SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 TYPES = {"i": ctypes.c_int64, "p": ctypes.c_void_p, "t": ctypes.c_int}
+
+PLAIN = {Tensor, nn.Parameter, type(None)}
 
 VARIABLE = "UNDENSE_KERNELS"
 ELSEWHERE = "UNDENSE_LIBRARY"  # another build of the library, such as one with sanitizers
@@ -154,6 +160,22 @@ def alike(x: Tensor, held: Iterable[Tensor | None]) -> bool:
         if tensor is not None and (tensor.dtype != dtype or not tensor.is_cpu):
             return False
     return True
+
+
+def unwatched(x: Tensor, held: Iterable[Tensor | None]) -> bool:
+    """Whether compiled code may be called without torch's dispatcher, which at one token takes as
+    long as a small FFN: nobody traces, counts, profiles or transforms operations, and no tensor is
+    more than a tensor."""
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._functorch.maybe_current_level() is not None  # type: ignore[attr-defined]
+        or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
+    ):
+        return False
+    return {type(tensor) for tensor in (x, *held)} <= PLAIN
 
 
 @torch.compiler.assume_constant_result

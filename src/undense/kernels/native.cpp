@@ -1,6 +1,6 @@
 // Token-chosen blocks of hidden neurons on a CPU: a plain C interface, called from library.py.
 //
-// One body (chosen_blocks.inc) in the vector extensions of GCC and Clang, compiled for several
+// One body (*.inc) in the vector extensions of GCC and Clang, compiled for several
 // instruction sets; which one runs is decided when the library is loaded.
 
 #include <math.h>
@@ -11,109 +11,12 @@
 #include <immintrin.h>
 #endif
 #if defined(__linux__)
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
 
-typedef struct {
-    uint16_t bits;
-} bf16;
-
-static inline float widen(float v) { return v; }
-static inline float widen(bf16 v) {
-    uint32_t word = (uint32_t)v.bits << 16;
-    float wide;
-    __builtin_memcpy(&wide, &word, sizeof wide);
-    return wide;
-}
-// To the nearest, ties to even; a NaN stays one.
-static inline bf16 narrow(float v) {
-    uint32_t word;
-    __builtin_memcpy(&word, &v, sizeof word);
-    if (v != v) return bf16{(uint16_t)((word >> 16) | 0x40)};
-    return bf16{(uint16_t)((word + 0x7fff + ((word >> 16) & 1)) >> 16)};
-}
-static inline void assign(float *to, float v) { *to = v; }
-static inline void assign(bf16 *to, float v) { *to = narrow(v); }
-
-// A block that fewer pairs than this belong to is not worth a copy; nor is one of wide rows in fp32,
-// where reading the rows as they lie loses little, below MANY.
-const long FEW = 6, MANY = 40, FEW_TILES = 3;
-
-// Pairs of a token and a block, sorted by block.
-struct Pairs {
-    long blocks;
-    const int64_t *offsets;  // (blocks + 1)
-    const int64_t *token;    // (pairs)
-};
-
-// -1, or the place of the first of `count` numbers that is not one of 0 .. limit - 1.
-static int64_t beyond(const int64_t *numbers, int64_t count, int64_t limit) {
-    for (int64_t i = 0; i < count; ++i)
-        if (numbers[i] < 0 || numbers[i] >= limit) return i;
-    return -1;
-}
-
-// Sort pairs by block, stably. order: which pair of (tokens, k) stands at each place.
-// Returns -1, or the place of the first block number that does not exist.
-static int64_t group(int64_t tokens, int64_t k, int64_t blocks, const int64_t *chosen,
-                     int64_t *offsets, int64_t *order, int64_t *token) {
-    for (int64_t b = 0; b <= blocks; ++b) offsets[b] = 0;
-    const int64_t wrong = beyond(chosen, tokens * k, blocks);
-    if (wrong >= 0) return wrong;
-    for (int64_t i = 0; i < tokens * k; ++i) ++offsets[chosen[i] + 1];
-    for (int64_t b = 0; b < blocks; ++b) offsets[b + 1] += offsets[b];
-    for (int64_t t = 0, i = 0; t < tokens; ++t)
-        for (int64_t j = 0; j < k; ++j, ++i) {
-            const int64_t place = offsets[chosen[i]]++;  // becomes the beginning of the next block
-            order[place] = i;
-            token[place] = t;
-        }
-    for (int64_t b = blocks; b > 0; --b) offsets[b] = offsets[b - 1];
-    offsets[0] = 0;
-    return -1;
-}
-
-// An FFN of token-chosen blocks; a null pointer where a part is not there.
-template <class T>
-struct Routed {
-    long dim, blocks, size, k, rank, shared;
-    bool gated;
-    int activation;
-    float temperature;
-    const T *first;   // (rank, dim), null: a full router
-    const T *last;    // (blocks, rank or dim)
-    const T *router_bias, *up, *up_bias, *down, *shared_up, *shared_up_bias, *shared_down, *bias;
-};
-
-// In the order of `ACTIVATIONS` in native_routed.py.
-enum { GELU = 0, GELU_TANH = 1, SILU = 2, RELU = 3, RELU2 = 4, IDENTITY = 5 };
-
-// Memory for what lies between the steps, kept from call to call: freshly mapped pages would cost
-// more than the arithmetic of a small FFN. As large as the largest call so far, a tile of tokens.
-struct Arena {
-    char *memory = nullptr;
-    size_t size = 0, used = 0;
-    static const size_t ALIGNED = 64, PIECES = 16;
-    bool begin(size_t bytes) {
-        bytes += ALIGNED * PIECES;
-        used = 0;
-        if (bytes > size) {
-            free(memory);
-            size = (bytes + ALIGNED - 1) / ALIGNED * ALIGNED;
-            memory = (char *)aligned_alloc(ALIGNED, size);
-            if (!memory) size = 0;  // a later call may be luckier
-        }
-        return memory != nullptr;
-    }
-    template <class U>
-    U *take(long count) {
-        U *piece = (U *)(memory + used);
-        used += (count * sizeof(U) + ALIGNED - 1) / ALIGNED * ALIGNED;
-        return piece;
-    }
-    ~Arena() { free(memory); }
-};
+#include "common.inc"
 
 #include "spectral_shapes.inc"
 
@@ -129,11 +32,16 @@ struct Arena {
 
 namespace baseline {  // SSE2, NEON: what every CPU of the architecture has
 #define LANES 4
-#include "chosen_blocks.inc"
+#include "vectors.inc"
+#include "packed.inc"
+#include "gather_dot.inc"
+#include "scatter_add.inc"
+#include "outer_sum.inc"
 #include "activation.inc"
 #include "routed_blocks.inc"
 #include "micro_steps.inc"
 #include "spectral.inc"
+#include "training.inc"
 #undef LANES
 }  // namespace baseline
 
@@ -141,11 +49,16 @@ namespace baseline {  // SSE2, NEON: what every CPU of the architecture has
 BEGIN_TARGET("avx2,fma")
 namespace avx2 {
 #define LANES 8
-#include "chosen_blocks.inc"
+#include "vectors.inc"
+#include "packed.inc"
+#include "gather_dot.inc"
+#include "scatter_add.inc"
+#include "outer_sum.inc"
 #include "activation.inc"
 #include "routed_blocks.inc"
 #include "micro_steps.inc"
 #include "spectral.inc"
+#include "training.inc"
 #undef LANES
 }  // namespace avx2
 END_TARGET
@@ -153,11 +66,16 @@ END_TARGET
 BEGIN_TARGET("avx512f,avx512bw,avx512dq,avx512vl,fma")
 namespace avx512 {
 #define LANES 16
-#include "chosen_blocks.inc"
+#include "vectors.inc"
+#include "packed.inc"
+#include "gather_dot.inc"
+#include "scatter_add.inc"
+#include "outer_sum.inc"
 #include "activation.inc"
 #include "routed_blocks.inc"
 #include "micro_steps.inc"
 #include "spectral.inc"
+#include "training.inc"
 #undef LANES
 }  // namespace avx512
 END_TARGET
@@ -166,11 +84,17 @@ BEGIN_TARGET("amx-tile,amx-bf16,avx512f,avx512bw,avx512dq,avx512vl,fma")
 namespace amx {
 #define LANES 16
 #define AMX_TILES
-#include "chosen_blocks.inc"
+#include "vectors.inc"
+#include "packed.inc"
+#include "tiles.inc"
+#include "gather_dot.inc"
+#include "scatter_add.inc"
+#include "outer_sum.inc"
 #include "activation.inc"
 #include "routed_blocks.inc"
 #include "micro_steps.inc"
 #include "spectral.inc"
+#include "training.inc"
 #undef AMX_TILES
 #undef LANES
 }  // namespace amx
@@ -223,7 +147,7 @@ static int level = detected();
 #endif
 
 // Raise it, and INTERFACE in library.py, when what a function takes, returns or means changes.
-enum { INTERFACE = 2 };
+enum { INTERFACE = 3 };
 
 extern "C" {
 
@@ -245,11 +169,28 @@ int64_t undense_group(int64_t tokens, int64_t k, int64_t blocks, const int64_t *
     return group(tokens, k, blocks, chosen, offsets, order, token);
 }
 
+void undense_bent_f32(int64_t pairs, int64_t size, int64_t gated, int64_t activation, const float *inner,
+                  const float *gates, const int64_t *order, float *hidden, int threads) {
+    threads = worth(threads, pairs * size * 20, 0);
+    RUN(bent(pairs, size, gated != 0, (int)activation, inner, gates, order, hidden, threads))
+}
+
+void undense_bent_backward_f32(int64_t blocks, int64_t size, int64_t gated, int64_t activation,
+                           const int64_t *offsets, const float *inner, const float *given,
+                           const float *gates, const int64_t *order, float *hidden, float *to_inner,
+                           float *to_gates, float *to_bias, int threads) {
+    const Pairs pairs = {(long)blocks, offsets, nullptr};
+    threads = worth(threads, offsets[blocks] * size * 40, 0);
+    RUN(bent_backward(pairs, size, gated != 0, (int)activation, inner, given, gates, order, hidden,
+                      to_inner, to_gates, to_bias, threads))
+}
+
 #define EXPORT(suffix, T)                                                                         \
     void undense_gather_dot_##suffix(int64_t blocks, int64_t dim, int64_t width,                  \
                                      const int64_t *offsets, const int64_t *token, const T *rows, \
                                      const T *matrix, const T *bias, float *out, int threads) {   \
         Pairs pairs = {(long)blocks, offsets, token};                                             \
+        threads = worth(threads, offsets[blocks] * dim * width, blocks * dim * width * sizeof(T)); \
         RUN(gather_dot(pairs, dim, width, rows, matrix, bias, out, threads))                      \
     }                                                                                             \
     void undense_scatter_add_##suffix(int64_t blocks, int64_t dim, int64_t width,                 \
@@ -257,12 +198,14 @@ int64_t undense_group(int64_t tokens, int64_t k, int64_t blocks, const int64_t *
                                       const float *values, const T *matrix, float *y,             \
                                       int threads) {                                              \
         Pairs pairs = {(long)blocks, offsets, token};                                             \
+        threads = worth(threads, offsets[blocks] * dim * width, blocks * dim * width * sizeof(T)); \
         RUN(scatter_add(pairs, dim, width, values, matrix, y, threads))                           \
     }                                                                                             \
     void undense_outer_sum_##suffix(int64_t blocks, int64_t dim, int64_t width,                   \
                                     const int64_t *offsets, const int64_t *token,                 \
                                     const float *values, const T *rows, T *grad, int threads) {   \
         Pairs pairs = {(long)blocks, offsets, token};                                             \
+        threads = worth(threads, offsets[blocks] * dim * width, blocks * dim * width * sizeof(T)); \
         RUN(outer_sum(pairs, dim, width, values, rows, grad, threads))                            \
     }                                                                                             \
     int64_t undense_routed_##suffix(                                                              \
@@ -276,6 +219,9 @@ int64_t undense_group(int64_t tokens, int64_t k, int64_t blocks, const int64_t *
                          gated != 0, (int)activation, widen(*temperature), first, last,           \
                          router_bias, up, up_bias, down, shared_up, shared_up_bias, shared_down,  \
                          bias};                                                                   \
+        const int64_t inner = (size * k + shared) * (gated ? 3 : 2) + rank;                       \
+        const int64_t touched = (tokens * k < blocks ? tokens * k : blocks) * size + shared;      \
+        threads = worth(threads, tokens * inner * dim, touched * 2 * dim * sizeof(T));            \
         bool done = false;                                                                        \
         RUN(routed(ffn, x, y, tokens, threads, arena, done))                                      \
         return done ? 0 : -1;                                                                     \

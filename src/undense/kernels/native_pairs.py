@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from undense.errors import UndenseError
-from undense.kernels.library import SUFFIX, address, kernels, native
+from undense.kernels.library import ACTIVATIONS, SUFFIX, address, kernels, native
 from undense.kernels.pairs import Pairs, ReferencePairs
 
 
@@ -24,7 +24,7 @@ def grouped(chosen: Tensor, matrix: Tensor) -> Pairs:
 
 @final
 class NativePairs(Pairs):
-    """By `chosen_blocks.inc`: rows are read where they lie; sums are fp32; the order of every sum
+    """By `kernels/*.inc`: rows are read where they lie; sums are fp32; the order of every sum
     is the same for any number of threads."""
 
     def __init__(self, chosen: Tensor, blocks: int, library: ctypes.CDLL) -> None:
@@ -33,6 +33,7 @@ class NativePairs(Pairs):
         chosen = chosen.contiguous()
         self.tokens, k = chosen.shape
         self.blocks = blocks
+        self.library = library
         self.order = chosen.new_empty(chosen.numel())
         self.token = torch.empty_like(self.order)
         self.offsets = chosen.new_empty(blocks + 1)
@@ -64,6 +65,34 @@ class NativePairs(Pairs):
         grad = rows.new_empty(self.blocks, values.shape[1], rows.shape[1])
         self._run("outer_sum", grad, values.float().contiguous(), rows.contiguous(), grad)
         return grad
+
+    def bent(self, inner: Tensor, size: int, gates: Tensor, activation: str) -> Tensor:
+        """hidden (pairs, size) = act(inner) * gate, or act(first half) * second half * gate.
+
+        `inner` (pairs, size or 2 * size), `gates` (tokens, k), `activation` one of ACTIVATIONS."""
+        hidden = inner.new_empty(len(inner), size)
+        gated, number = inner.shape[1] != size, ACTIVATIONS.index(activation)
+        gates = gates.float().contiguous()
+        places = map(address, (inner, gates, self.order, hidden))
+        self.library.undense_bent_f32(len(inner), size, gated, number, *places, torch.get_num_threads())
+        return hidden
+
+    def bent_backward(
+        self, given: Tensor, inner: Tensor, gates: Tensor, activation: str
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`bent` again, and, given the gradient of its result over the gates, those of `inner`, of
+        the gates (tokens, k) and, summed by block, of a bias of `inner`."""
+        size, width = given.shape[1], inner.shape[1]
+        gates = gates.float().contiguous()
+        hidden, to_inner, to_gates = map(torch.empty_like, (given, inner, gates))
+        to_bias = inner.new_empty(self.blocks, width)
+        operands = (self.offsets, inner, given, gates, self.order)
+        places = map(address, (*operands, hidden, to_inner, to_gates, to_bias))
+        number = ACTIVATIONS.index(activation)
+        self.library.undense_bent_backward_f32(
+            self.blocks, size, width != size, number, *places, torch.get_num_threads()
+        )
+        return hidden, to_inner, to_gates, to_bias
 
     def _run(self, name: str, matrix: Tensor, *operands: Tensor | None) -> None:
         _, width, dim = matrix.shape

@@ -16,8 +16,8 @@ from torch.utils.flop_counter import register_flop_formula
 from undense import cost
 from undense.cost import Cost
 from undense.errors import UndenseError
-from undense.kernels.library import forward_mode
-from undense.kernels.native_pairs import grouped
+from undense.kernels.library import ACTIVATIONS, forward_mode
+from undense.kernels.native_pairs import NativePairs, grouped
 from undense.kernels.pairs import Pairs, wide
 from undense.ops.activation import activate, activate_backward
 
@@ -58,8 +58,12 @@ def _forward(
     """The output, and what enters the activation, (pairs, width), at least fp32."""
     pairs = grouped(chosen, up)
     inner = pairs.gather_dot(x, up, up_bias)
-    hidden = _neurons(inner, down.shape[1], activation)
-    return pairs.scatter_add(hidden * _gates(gates, pairs), down), inner
+    size = down.shape[1]
+    if isinstance(pairs, NativePairs) and activation in ACTIVATIONS:
+        hidden = pairs.bent(inner, size, gates, activation)
+    else:
+        hidden = _neurons(inner, size, activation) * _gates(gates, pairs)
+    return pairs.scatter_add(hidden, down), inner
 
 
 @custom_op("undense::chosen_blocks_backward", mutates_args=())
@@ -75,10 +79,16 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, up, up_bias, down and gates; the activation is computed again."""
     pairs = grouped(chosen, up)
+    from_output = pairs.gather_dot(grad, down, None)
+    if isinstance(pairs, NativePairs) and activation in ACTIVATIONS:
+        found = pairs.bent_backward(from_output, inner, gates, activation)
+        hidden, to_inner, grad_gates, grad_bias = found
+        grad_down = pairs.outer_sum(hidden, grad)
+        grad_x, grad_up = pairs.scatter_add(to_inner, up), pairs.outer_sum(to_inner, x)
+        return grad_x, grad_up, grad_bias.to(x.dtype), grad_down, grad_gates.to(gates.dtype)
     size = down.shape[1]
     weight = _gates(gates, pairs)
     hidden = _neurons(inner, size, activation)
-    from_output = pairs.gather_dot(grad, down, None)
     grad_down = pairs.outer_sum(hidden * weight, grad)
     grad_gates = torch.empty_like(gates)
     grad_gates.view(-1)[pairs.order] = (from_output * hidden).sum(1).to(gates.dtype)

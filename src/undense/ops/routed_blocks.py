@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
 from undense import cost
-from undense.kernels.held import held, plain, there
+from undense.kernels.held import held, plain, there, within
+from undense.kernels.library import unwatched
 from undense.kernels.native_routed import RoutedWeights, routed
 from undense.ops.block_linear import BlockLinear
 from undense.ops.chosen_blocks import chosen_blocks_cost
@@ -33,33 +34,36 @@ def routed_blocks(x: Tensor, weights: RoutedWeights, k: int, activation: str) ->
 
     `x` (..., dim); on a CPU, without gradient; `activation` one of ACTIVATIONS.
     """
+    if unwatched(x, weights):
+        return routed(x, weights, k, activation)
     return torch.ops.undense.routed_blocks(x, *weights, k, activation)
 
 
-def routed_weights(
-    own: nn.Module, router: nn.Module, up: nn.Module | None, down: nn.Module | None
-) -> RoutedWeights | None:
+def routed_weights(own: nn.Module) -> RoutedWeights | None:
     """What the operation reads in place of calling the maps within; None where they have to be
-    called. `own` has `temperature`, `up`, `up_bias`, `down`, `bias`; `up`, `down`: shared neurons.
+    called. `own` has `router`, `temperature`, `up`, `up_bias`, `down`, `bias` and, or not,
+    `shared_up`, `shared_down`.
     """
-    first, last = (None, router)
+    first, last = (None, within(own, "router"))
+    up, down = (within(own, "shared_up"), within(own, "shared_down"))
     if isinstance(last, LowRankLinear) and plain(last, LowRankLinear):
-        first, last = (last.first, last.last)
+        first, last = (within(last, "first"), within(last, "last"))
     for linear in (first, last, up, down):
         if not plain(linear, BlockLinear):
             return None
+    assert last is not None
     return RoutedWeights(
-        first=held(first, "weight"),
-        last=there(last, "weight"),
-        router_bias=held(last, "bias"),
-        temperature=there(own, "temperature"),
-        up=there(own, "up"),
-        up_bias=held(own, "up_bias"),
-        down=there(own, "down"),
-        shared_up=held(up, "weight"),
-        shared_up_bias=held(up, "bias"),
-        shared_down=held(down, "weight"),
-        bias=held(own, "bias"),
+        held(first, "weight"),
+        there(last, "weight"),
+        held(last, "bias"),
+        there(own, "temperature"),
+        there(own, "up"),
+        held(own, "up_bias"),
+        there(own, "down"),
+        held(up, "weight"),
+        held(up, "bias"),
+        held(down, "weight"),
+        held(own, "bias"),
     )
 
 
