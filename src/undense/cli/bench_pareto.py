@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +21,8 @@ class Options:
     """A JSON file such as recipes/study-gpt2-128.json."""
     output_dir: Path | None = None
     """Where runs are kept and the result file and plot are written; runs/STUDY by default."""
+    seeds: tuple[int, ...] = ()
+    """Instead of the study's seeds, such as the first of them; more may follow in a later call."""
     jobs: int = 1
     """Runs at a time, each in a process of its own."""
     threads: int = 1
@@ -40,6 +42,8 @@ def run(options: Options) -> dict[str, Any]:
         if getattr(options, name) < 1:
             raise UndenseError(f"bench pareto: {name}={getattr(options, name)} must be at least 1")
     study = Study.load(options.study)
+    if options.seeds:
+        study = replace(study, seeds=options.seeds)
     folder = options.output_dir or Path("runs") / options.study.stem
     if options.dry_run:
         return {"dry_run": True, "output_dir": str(folder), **planned(study)}

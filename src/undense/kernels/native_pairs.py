@@ -74,7 +74,9 @@ class NativePairs(Pairs):
         gated, number = inner.shape[1] != size, ACTIVATIONS.index(activation)
         gates = gates.float().contiguous()
         places = map(address, (inner, gates, self.order, hidden))
-        self.library.undense_bent_f32(len(inner), size, gated, number, *places, torch.get_num_threads())
+        self.library.undense_bent_f32(
+            len(inner), size, gated, number, *places, torch.get_num_threads()
+        )
         return hidden
 
     def bent_backward(
