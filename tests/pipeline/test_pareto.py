@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+from concurrent.futures import Future
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,24 @@ from undense.errors import UndenseError
 from undense.pipeline.pareto import bench_pareto, planned
 from undense.pipeline.study import Study
 from undense.pipeline.study_runs import Run
+
+
+class InThisProcess:
+    """A pool of no processes."""
+
+    def __init__(self, **_: Any) -> None: ...
+
+    def __enter__(self) -> InThisProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def submit(self, call: Any, run: Run) -> Future[None]:
+        done: Future[None] = Future()
+        with redirect_stdout(None), pytest.MonkeyPatch.context() as patch:
+            patch.setattr("os.dup2", lambda *_: None)
+            done.set_result(call(run))
+        return done
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +125,23 @@ def test_a_finished_study_trains_nothing_again(
     monkeypatch.setattr("undense.pipeline.study_runs.ProcessPoolExecutor", None)
     again = bench_pareto(Study.from_dict(values), folder, name="toy.json", jobs=1, threads=1)
     assert again["arms"]["dense"]["losses"] == result(folder)["arms"]["dense"]["losses"]
+
+
+def test_an_arm_and_fewer_seeds_may_follow(
+    values: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("undense.pipeline.arm_costs.ROUNDS", 2)
+    monkeypatch.setattr("undense.pipeline.study_runs.ProcessPoolExecutor", InThisProcess)
+    before = json.loads((folder / "times.json").read_text())
+    arms = {"dense": {}, "none": {"ffn": "none", "rate_of": "dense"}}
+    study = Study.from_dict({**values, "arms": arms, "seeds": [1]})
+    copy = folder.parent / "grown"
+    shutil.copytree(folder, copy)
+    found = bench_pareto(study, copy, name="toy.json", jobs=1, threads=1)
+    assert found["paired"]["none - dense"]["ci95"] is None
+    assert found["arms"]["dense"]["losses"] == result(folder)["arms"]["dense"]["losses"][1:]
+    assert "none" not in before["arms"]
+    assert set(found["arms"]) <= set(json.loads((copy / "times.json").read_text())["arms"])
 
 
 def test_a_folder_of_another_study_is_refused(values: dict[str, Any], folder: Path) -> None:
