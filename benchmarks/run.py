@@ -13,6 +13,7 @@ SCRIPTS = (
     "ffn_speed.py",
     "model_speed.py",
     "original_proposal.py",
+    "pareto.py",
     "demo_seeds.py",
     "proposal_claims.py",
     "counters.py",
