@@ -10,14 +10,12 @@ Every seed draws the order of the training blocks, for all arms alike. Writes
 from __future__ import annotations
 
 import datetime
-import math
-import statistics
 from pathlib import Path
 
 import torch
-from scipy import stats
 
 from undense.files import write_json
+from undense.measure.intervals import paired, summary
 from undense.measure.timing import environment
 from undense.pipeline.arm import read_figures, run_arm
 from undense.pipeline.load import context_of, load_blocks, load_model, load_tokenizer
@@ -28,17 +26,6 @@ WORK = ROOT / "runs" / "demo-seeds"
 SEEDS = (0, 1, 2, 3, 4)
 ARMS = ("dense", "ultra-25", "narrow-25", "none")
 PAIRS = (("ultra-25", "narrow-25"), ("ultra-25", "dense"), ("none", "dense"))
-
-
-def interval(values: list[float]) -> tuple[float, float]:
-    """Student's 95 % interval of the mean."""
-    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    mean = statistics.fmean(values)
-    return (mean - float(half), mean + float(half))
-
-
-def summary(values: list[float]) -> dict[str, object]:
-    return {"mean": statistics.fmean(values), "ci95": list(interval(values))}
 
 
 def main() -> None:
@@ -69,16 +56,11 @@ def main() -> None:
         "seeds": list(SEEDS),
         "steps": {"distill": defaults.distill_steps, "finetune": defaults.finetune_steps},
         "arms": {arm: {"losses": losses[arm], **summary(losses[arm])} for arm in ARMS},
-        "paired": {f"{one} - {other}": _paired(losses[one], losses[other]) for one, other in PAIRS},
+        "paired": {f"{one} - {other}": paired(losses[one], losses[other]) for one, other in PAIRS},
         "gap_recovered": {"values": recovered, **summary(recovered)},
     }
     write_json(ROOT / "benchmarks" / "results" / f"demo-seeds-{today}.json", result)
     write_json(ROOT / "src" / "undense" / "tiny" / "seeds.json", result)
-
-
-def _paired(one: list[float], other: list[float]) -> dict[str, object]:
-    differences = [a - b for a, b in zip(one, other, strict=True)]
-    return {"differences": differences, **summary(differences)}
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import TrainerCallback
 
+from interrupted import KilledAt
 from undense.contract import components
 from undense.convert.folders import load
 from undense.convert.sites import find_components
@@ -26,27 +25,12 @@ from undense.train.recipe import PretrainRecipe
 from undense.train.tokens import train_tokenizer
 from undense.train.work import blocks_in, ffn_names
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FFNS: dict[str, Any] = {
     "gpt2": {"component": "block_topk", "hidden": 64, "block": 8, "chosen": 2},
     "llama": {"component": "tensor_factor", "factor": "monarch", "blocks": 2, "gated": True},
 }
-
-
-class KilledAt(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from safetensors.torch import load_file
 from undense.pipeline.pretraining import build_from
 from undense.train.pretrain import pretrain
 from undense.train.recipe import PretrainRecipe
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 BLOCKS = {"component": "block_topk", "hidden": 64, "block": 8, "chosen": 2}
 CASES: dict[str, dict[str, Any]] = {
@@ -36,14 +37,6 @@ CASES: dict[str, dict[str, Any]] = {
         "factor_rates": True,
     },
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 import undense.ffn
+from interrupted import KilledAt
 from undense.contract import build, config_from_dict
 from undense.convert.sites import find_components
 from undense.errors import UndenseError
@@ -20,15 +21,6 @@ from undense.pipeline.live import LiveCallback
 from undense.pipeline.pretraining import build_from, pretrain_from
 from undense.train.pretrain import pretrain
 from undense.train.recipe import PretrainRecipe
-
-
-class KilledAt(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,8 @@ from undense.train.corpus import load_corpus
 from undense.train.pretrain import pretrain
 from undense.train.recipe import PretrainRecipe
 from undense.train.tokens import BlockDataset, encode, end_of_text
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 FFN = {"component": "block_topk", "hidden": 64, "block": 8, "chosen": 2}
 
@@ -45,14 +46,6 @@ class Watched(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.handle.remove()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

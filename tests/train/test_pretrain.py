@@ -2,7 +2,6 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
+from interrupted import KilledAt
 from undense.errors import UndenseError
 from undense.train.build import build_model
 from undense.train.corpus import load_corpus
@@ -18,14 +18,7 @@ from undense.train.pretrain import pretrain
 from undense.train.recipe import PretrainRecipe
 from undense.train.tokens import BlockDataset, batches_hash, encode
 
-
-class KilledAt(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class SteppedFrom(TrainerCallback):
@@ -34,15 +27,6 @@ class SteppedFrom(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.steps.append(state.global_step)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models this small spend their time waiting for the other thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from undense.errors import UndenseError
 from undense.train.pretrain import pretrain
 from undense.train.progress import Progress
 from undense.train.recipe import PretrainRecipe
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Spoil(TrainerCallback):
@@ -50,14 +51,6 @@ class KilledAt(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == self.step:
             raise KeyboardInterrupt
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -74,6 +74,8 @@ def show(result: dict[str, Any], screen: Screen) -> None:
         ("difference", "nats", "95 %"),
         [(k, f"{v['mean']:+.4f}", _interval(v["ci95"])) for k, v in result["paired"].items()],
     )
+    for arm in result["best_at_an_end"]:
+        screen.line(f"{arm}: its best rate is at an end of what the sweep tried")
     for path in result["files"]:
         screen.line(path)
 

@@ -21,10 +21,10 @@ def fresh_(model: PreTrainedModel, ffn: FFNSpec) -> dict[str, nn.Module]:
     """Replace every dense FFN of `model` in place by a component with its own random start.
 
     For training from scratch, where `convert_` starts from trained weights. A component starts as
-    loud as the dense FFN that it replaces: louder, it drowns what the embeddings say, which costs
-    a narrow dense FFN 0.05 nats in a short run. `ffn`: a spec ("ultra-25", inline JSON, a JSON
-    file) or a config. Draws from the global random state. Returns the dense FFNs, untrained too,
-    by the paths where they stood. Raises `UndenseError` as `convert_` does.
+    loud as the dense FFN that it replaces: louder, it would drown what the embeddings say. `ffn`: a
+    spec ("ultra-25", inline JSON, a JSON file) or a config. Draws from the global random state.
+    Returns the dense FFNs, untrained too, by the paths where they stood. Raises `UndenseError` as
+    `convert_` does.
     """
     dense = {}
     for site in chosen(model, None, None):

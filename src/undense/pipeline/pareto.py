@@ -52,7 +52,7 @@ def bench_pareto(
     today = datetime.date.today().isoformat()
     result: dict[str, Any] = {
         "created": today,
-        "command": f"undense bench pareto {name}",
+        "command": f"undense bench pareto {name} --seeds {' '.join(map(str, study.seeds))}",
         "study": study.to_dict(),
         "environment": environment(),
         "timing": {key: value for key, value in clock.items() if key != "arms"},
@@ -64,21 +64,21 @@ def bench_pareto(
             if arm != yardstick
         },
         "search": search,
+        "best_at_an_end": _at_an_end(study, search),
     }
     stem = Path(name).stem
     plot = draw_pareto(result, folder / f"{stem}-{today}.png")
-    result["files"] = [str(folder / f"{stem}-{today}.json"), str(plot)]
     write_json(folder / f"{stem}-{today}.json", result)
-    return result
+    return result | {"files": [str(folder / f"{stem}-{today}.json"), str(plot)]}
 
 
 def planned(study: Study) -> dict[str, Any]:
     """What would be run at least, and what every arm is, without training anything."""
-    tokens = study.recipe(next(iter(study.arms)), rate=study.rates[0], seed=study.sweep_seed)
+    first = study.recipe(next(iter(study.arms)), rate=study.rates[0], seed=study.sweep_seed)
     return {
         "sweep_runs": len(study.swept) * len(study.rates),
         "runs": len(study.arms) * len(study.seeds),
-        "tokens": tokens.steps * tokens.batch * tokens.context,
+        "tokens": first.steps * first.batch * first.context,
         "arms": costs(study),
     }
 
@@ -191,6 +191,16 @@ def _best(study: Study, search: list[dict[str, Any]]) -> dict[str, float]:
             raise UndenseError(f"study: arm {arm!r} diverged at every rate that was tried")
         best[arm] = min(finite, key=lambda row: row["loss"])["rate"]
     return {arm: best[one.rate_of or arm] for arm, one in study.arms.items()}
+
+
+def _at_an_end(study: Study, search: list[dict[str, Any]]) -> list[str]:
+    """The arms whose best rate has no worse one beyond it, however far the sweep went."""
+    found = []
+    for arm in study.swept:
+        rates = [row["rate"] for row in search if row["arm"] == arm]
+        if _best(study, search)[arm] in (min(rates), max(rates)):
+            found.append(arm)
+    return found
 
 
 def _figures(
