@@ -106,6 +106,8 @@ def test_an_arm_as_long_as_another_takes_its_time(folder: Path) -> None:
     clock = json.loads((folder / "steps.json").read_text())["arms"]
     ratio = clock["dense"]["step_ms"] / clock["longer"]["step_ms"]
     assert arms["longer"]["steps"] == round(4 * ratio)
+    # the same recipe, so the same measurement
+    assert arms["longer"]["step_ms"] == arms["narrow-25"]["step_ms"]
 
 
 def test_pairs_are_differences_seed_by_seed(folder: Path) -> None:

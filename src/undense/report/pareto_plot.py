@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from undense.report.numbers import tick
 from undense.report.style import FLOOR, INK, MAIN, OTHERS, REFERENCE, RIVAL, SETTINGS, SOFT
@@ -21,6 +21,8 @@ COSTS = (
     ("sequence_ms", "milliseconds for a sequence, whole model"),
     ("token_ms", "milliseconds for a token, whole model"),
 )
+
+WIDE = 4  # costs this many times apart stand on a logarithmic axis
 
 
 def draw_pareto(result: dict[str, Any], path: Path) -> Path:
@@ -81,6 +83,8 @@ def _panel(
         if not front or y < front[-1][1]:
             front.append((x, y))
     axes.step(*zip(*front, strict=True), where="post", color=SOFT, lw=1, ls=(0, (4, 3)), zorder=0)
-    axes.set_xscale("log")
+    if max(x for x, _ in points.values()) > WIDE * min(x for x, _ in points.values()):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
