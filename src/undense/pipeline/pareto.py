@@ -14,8 +14,9 @@ from undense.files import write_json
 from undense.measure.intervals import paired, summary
 from undense.measure.timing import environment
 from undense.pipeline.arm_costs import costs, times
-from undense.pipeline.study import MOST_EXTENSIONS, Study
+from undense.pipeline.study import Study
 from undense.pipeline.study_runs import Run, losses, run_all
+from undense.pipeline.tuning import at_an_end, best_rates, claim, run_of, sweep
 from undense.report.pareto_plot import draw_pareto
 
 
@@ -29,13 +30,13 @@ def bench_pareto(
     that are reported. Writes `NAME-DATE.json` and a plot. Raises `UndenseError` before any training
     for an arm that cannot be built, and for a folder of another study.
     """
-    _claim(study, folder)
+    claim(study, folder)
     what = costs(study)
     steps = _steps(study, folder, threads)
-    search = _sweep(study, folder, jobs=jobs, threads=threads)
-    rates = _best(study, search)
+    search = sweep(study, folder, jobs=jobs, threads=threads)
+    rates = best_rates(study, search)
     runs = {
-        arm: [_run(study, folder, arm, rates[arm], seed, steps[arm]) for seed in study.seeds]
+        arm: [run_of(study, folder, arm, rates[arm], seed, steps[arm]) for seed in study.seeds]
         for arm in study.arms
     }
     # seed by seed, so that an interrupted study has whole pairs
@@ -64,7 +65,7 @@ def bench_pareto(
             if arm != yardstick
         },
         "search": search,
-        "best_at_an_end": _at_an_end(study, search),
+        "best_at_an_end": at_an_end(study, search),
     }
     stem = Path(name).stem
     plot = draw_pareto(result, folder / f"{stem}-{today}.png")
@@ -81,28 +82,6 @@ def planned(study: Study) -> dict[str, Any]:
         "tokens": first.steps * first.batch * first.context,
         "arms": costs(study),
     }
-
-
-def _claim(study: Study, folder: Path) -> None:
-    """One study a folder; more arms and more seeds may join it later."""
-    path = folder / "study.json"
-    now = study.to_dict()
-    if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [k for k in ("base", "rates", "sweep_steps", "sweep_seed") if before[k] != now[k]]
-        changed += [
-            f"arms.{arm}"
-            for arm, fields in before["arms"].items()
-            if now["arms"].get(arm, fields) != fields
-        ]
-        if changed:
-            raise UndenseError(
-                f"{folder} holds another study (differs in {', '.join(changed)}); give another"
-                " --output-dir"
-            )
-        now["arms"] = {**before["arms"], **now["arms"]}
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, now)
 
 
 def _kept(path: Path, measure: Any) -> dict[str, Any]:
@@ -131,76 +110,6 @@ def _steps(study: Study, folder: Path, threads: int) -> dict[str, int]:
         arm: round(plain[other] * clock[other]["step_ms"] / clock[arm]["step_ms"])
         for arm, other in timed.items()
     }
-
-
-def _run(study: Study, folder: Path, arm: str, rate: float, seed: int, steps: int) -> Run:
-    recipe = study.recipe(arm, rate=rate, seed=seed, steps=steps)
-    return Run(
-        arm=arm, recipe=recipe, folder=folder / "runs" / arm / f"{rate:g}-{steps}-seed{seed}"
-    )
-
-
-def _sweep(study: Study, folder: Path, *, jobs: int, threads: int) -> list[dict[str, Any]]:
-    """Every arm's losses by rate: the grid, then further at an end while that end is best."""
-    factor = study.rates[1] / study.rates[0]
-    tried = {arm: list(study.rates) for arm in study.swept}
-    runs: dict[str, list[Run]] = {}
-    for _ in range(MOST_EXTENSIONS + 1):
-        runs = {
-            arm: [
-                _run(study, folder, arm, rate, study.sweep_seed, study.sweep_steps)
-                for rate in tried[arm]
-            ]
-            for arm in study.swept
-        }
-        run_all([run for runs in runs.values() for run in runs], jobs=jobs, threads=threads)
-        grown = False
-        for arm in study.swept:
-            found = losses(runs[arm])
-            best = found.index(min(found))
-            # rounded, so that the same rate has the same folder from whichever end it is reached
-            if best == 0:
-                tried[arm].insert(0, float(f"{tried[arm][0] / factor:.3g}"))
-                grown = True
-            elif best == len(found) - 1:
-                tried[arm].append(float(f"{tried[arm][-1] * factor:.3g}"))
-                grown = True
-        if not grown:
-            break
-    log = []
-    for arm, of_arm in runs.items():
-        for run, loss in zip(of_arm, losses(of_arm), strict=True):
-            metrics = run.found() or {}
-            log.append(
-                {
-                    "arm": arm,
-                    "rate": run.recipe.learning_rate,
-                    "steps": run.recipe.steps,
-                    "loss": loss if math.isfinite(loss) else None,
-                    "seconds": metrics.get("training_seconds"),
-                }
-            )
-    return log
-
-
-def _best(study: Study, search: list[dict[str, Any]]) -> dict[str, float]:
-    best: dict[str, float] = {}
-    for arm in study.swept:
-        finite = [row for row in search if row["arm"] == arm and row["loss"] is not None]
-        if not finite:
-            raise UndenseError(f"study: arm {arm!r} diverged at every rate that was tried")
-        best[arm] = min(finite, key=lambda row: row["loss"])["rate"]
-    return {arm: best[one.rate_of or arm] for arm, one in study.arms.items()}
-
-
-def _at_an_end(study: Study, search: list[dict[str, Any]]) -> list[str]:
-    """The arms whose best rate has no worse one beyond it, however far the sweep went."""
-    found = []
-    for arm in study.swept:
-        rates = [row["rate"] for row in search if row["arm"] == arm]
-        if _best(study, search)[arm] in (min(rates), max(rates)):
-            found.append(arm)
-    return found
 
 
 def _figures(

@@ -1,0 +1,121 @@
+"""What a mixer learns: bits per byte of language models that differ in the mixer alone.
+
+    python benchmarks/mixers_quality.py [recipes/mixers-192.json …] [--jobs 2] [--seeds 0 1 2]
+
+One host (`SpectralForCausalLM`: RMSNorm, SwiGLU, tied embeddings), equal tokens, every arm's rate
+swept on a seed that no figure uses, then paired seeds. `mixers-192`: pure spectral, a hybrid (every
+second layer sliding-window attention), attention with rotary positions, and Mamba-2, as wide as
+makes their parameters alike. `mixers-ablation-128`: the spectral layer without each of its parts,
+at the full layer's best rate. Goes on where it was interrupted; writes
+`benchmarks/results/STUDY-DATE.json` and a plot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import peers  # noqa: F401  (registers the mixers of others, in every process)
+
+from undense.files import write_json
+from undense.measure.intervals import paired, summary
+from undense.measure.timing import environment
+from undense.pipeline.study import Study
+from undense.pipeline.study_runs import run_all
+from undense.pipeline.tuning import at_an_end, best_rates, claim, run_of, sweep
+
+ROOT = Path(__file__).resolve().parent.parent
+STUDIES = ("mixers-192.json", "mixers-ablation-128.json")
+
+
+def measure(study: Study, folder: Path, name: str, jobs: int) -> dict[str, Any]:
+    """Train what `folder` does not hold yet; every arm's bits per byte, and its differences."""
+    claim(study, folder)
+    search = sweep(study, folder, jobs=jobs, threads=1)
+    rates = best_rates(study, search)
+    steps = study.base["steps"]
+    runs = {
+        arm: [run_of(study, folder, arm, rates[arm], seed, steps) for seed in study.seeds]
+        for arm in study.arms
+    }
+    turns = zip(*runs.values(), strict=True)
+    run_all([run for turn in turns for run in turn], jobs=jobs, threads=1)
+    arms: dict[str, Any] = {}
+    for arm, of_arm in runs.items():
+        found = [run.found() or {} for run in of_arm]
+        bits = [metrics["bits_per_byte"] for metrics in found]
+        arms[arm] = {
+            "recipe": study.arms[arm].recipe,
+            "parameters": found[0]["parameters"],
+            "rate": rates[arm],
+            "bits_per_byte": bits,
+            "nats_per_token": [metrics["loss"] for metrics in found],
+            "training_seconds": [metrics["training_seconds"] for metrics in found],
+            **summary(bits),
+        }
+    return {
+        "created": datetime.date.today().isoformat(),
+        "command": f"python benchmarks/mixers_quality.py {name}",
+        "environment": environment(),
+        "study": study.to_dict(),
+        "tokens": steps * study.base["batch"] * study.base["context"],
+        "arms": arms,
+        "paired": {
+            f"{arm} - {yardstick}": paired(
+                arms[arm]["bits_per_byte"], arms[yardstick]["bits_per_byte"]
+            )
+            for yardstick in study.yardsticks
+            for arm in study.arms
+            if arm != yardstick
+        },
+        "search": search,
+        "best_at_an_end": at_an_end(study, search),
+    }
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Every arm's mean and interval, its seeds as dots."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    arms = dict(sorted(result["arms"].items(), key=lambda item: item[1]["mean"]))
+    figure, axis = plt.subplots(figsize=(8, 1 + 0.35 * len(arms)), layout="constrained")
+    for row, arm in enumerate(arms.values()):
+        low, high = arm["interval"]
+        axis.plot([low, high], [row, row], color="tab:blue", linewidth=2)
+        axis.plot(arm["bits_per_byte"], [row] * len(arm["bits_per_byte"]), "k.", markersize=4)
+        axis.plot(arm["mean"], row, "o", color="tab:blue")
+    axis.set_yticks(range(len(arms)), list(arms))
+    axis.invert_yaxis()
+    axis.set_xlabel("held-out bits per byte: mean, 95 % interval, seeds")
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("studies", nargs="*", type=Path)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--seeds", nargs="*", type=int)
+    options = parser.parse_args()
+    for path in options.studies or [ROOT / "recipes" / name for name in STUDIES]:
+        study = Study.load(path)
+        if options.seeds:
+            study = replace(study, seeds=tuple(options.seeds))
+        result = measure(study, ROOT / "runs" / path.stem, f"recipes/{path.name}", options.jobs)
+        out = ROOT / "benchmarks" / "results" / f"{path.stem}-{result['created']}.json"
+        write_json(out, result)
+        plot(result, out.with_suffix(".png"))
+        print(out)
+        for arm, figures in result["arms"].items():
+            low, high = figures["interval"]
+            print(f"  {arm:20} {figures['mean']:.4f} [{low:.4f}, {high:.4f}]")
+
+
+if __name__ == "__main__":
+    main()
