@@ -86,7 +86,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     arms = dict(sorted(result["arms"].items(), key=lambda item: item[1]["mean"]))
     figure, axis = plt.subplots(figsize=(8, 1 + 0.35 * len(arms)), layout="constrained")
     for row, arm in enumerate(arms.values()):
-        low, high = arm["interval"]
+        low, high = arm["ci95"] or [arm["mean"]] * 2
         axis.plot([low, high], [row, row], color="tab:blue", linewidth=2)
         axis.plot(arm["bits_per_byte"], [row] * len(arm["bits_per_byte"]), "k.", markersize=4)
         axis.plot(arm["mean"], row, "o", color="tab:blue")
@@ -113,8 +113,8 @@ def main() -> None:
         plot(result, out.with_suffix(".png"))
         print(out)
         for arm, figures in result["arms"].items():
-            low, high = figures["interval"]
-            print(f"  {arm:20} {figures['mean']:.4f} [{low:.4f}, {high:.4f}]")
+            spread = " ".join(f"{bits:.4f}" for bits in figures["bits_per_byte"])
+            print(f"  {arm:28} {figures['mean']:.4f} ({spread})")
 
 
 if __name__ == "__main__":
