@@ -4,9 +4,9 @@
 
 `SpectralModel` of 4 layers, d=256, 4 heads, all parts of `spectral_layer` on, SwiGLU FFNs, fp32,
 random weights, without gradients. Growth is time a token at the full length over time a token at
-16 K: the whole text against as many of 16 K in a row, in turns, so that a slow moment of the machine
-meets both alike; medians over rounds. Peak memory is what is resident above the model and its
-input. Decoding: 64 tokens from the state after 1 K tokens and after the full length, in turns.
+16 K: the whole text against as many of 16 K in a row, in turns, so that a slow moment of the
+machine meets both alike; medians over rounds. Peak memory is what is resident above the model and
+its input. Decoding: 64 tokens from the state after 1 K tokens and after the full length, in turns.
 Writes `benchmarks/results/long-context-DATE.json`.
 """
 

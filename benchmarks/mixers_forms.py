@@ -3,7 +3,7 @@
     python benchmarks/mixers_forms.py [--lengths 4096 65536] [--arms …]
 
 Every causal mixer of ours at its defaults, d=64, 4 heads, parameters as built and moved at random
-(times 1.5, plus 0.3 standard deviations): one call over all tokens against calls of 1000 tokens, and
+(times 1.5, plus 0.3 standard deviations): one call over all tokens against calls of 1000, and
 against one call a token over the last 1000 to 2000 (before them, calls of 1000); fp32 and fp64;
 largest difference over the largest output. Leak: the tokens after 60 % are replaced, values and
 gradients, fp32; beside it, as a control, the same mixer not causal. Writes
