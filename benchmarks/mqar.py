@@ -27,13 +27,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from peers import PEERS, matched, parameters_of
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import undense.mixers  # noqa: F401  (registers the mixers)
 from undense.files import write_json
 from undense.measure.timing import environment
-from undense.mixing import build, default, mixers
+from undense.mixing import Config, build, default, mixers
 
 ROOT = Path(__file__).resolve().parent.parent
 BATCH = 64
@@ -74,11 +75,11 @@ class ShortConvolution(nn.Module):
 class Block(nn.Module):
     """Pre-norm residual block: a short convolution (not `bare`), the mixer under test, an FFN."""
 
-    def __init__(self, mixer: str, dim: int, *, bare: bool) -> None:
+    def __init__(self, mixer: Config, dim: int, *, bare: bool) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
         self.convolution = None if bare else ShortConvolution(dim)
-        self.mixer = build(dim, default(mixer))
+        self.mixer = build(dim, mixer)
         self.ffn = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,17 +89,27 @@ class Block(nn.Module):
         return x + self.ffn(self.norms[1](x))
 
 
+def configs(arm: str, task: Task) -> list[Config]:
+    """The mixer of every layer."""
+    if arm == "hybrid":
+        return [default("spectral_layer")] * (task.layers - 1) + [default("attention")]
+    if arm in PEERS:
+        size = parameters_of(build(task.dim, default("spectral_layer")))
+        return [matched(arm, task.dim, 4, size)] * task.layers
+    return [default(arm)] * task.layers
+
+
 class Model(nn.Module):
     """Tied embeddings around the blocks; logits at the given places only.
 
     Embeddings start at unit power: at GPT-2's 0.02 the first mixer's output drowns the token.
     """
 
-    def __init__(self, mixer: str, task: Task, *, bare: bool) -> None:
+    def __init__(self, arm: str, task: Task, *, bare: bool) -> None:
         super().__init__()
         self.embed = nn.Embedding(task.vocabulary, task.dim)
         self.blocks = nn.Sequential(
-            *(Block(mixer, task.dim, bare=bare) for _ in range(task.layers))
+            *(Block(mixer, task.dim, bare=bare) for mixer in configs(arm, task))
         )
         self.norm = nn.LayerNorm(task.dim)
         nn.init.constant_(self.norm.weight, task.dim**-0.5)
@@ -198,7 +209,10 @@ def evaluate(model: Model, task: Task) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--arms", nargs="+", default=["attention", "spectral_layer"], choices=mixers()
+        "--arms",
+        nargs="+",
+        default=["attention", "spectral_layer", "hybrid", "mamba2"],
+        choices=[*mixers(), "hybrid"],
     )
     parser.add_argument("--minutes", type=float, default=10, help="training time of one arm")
     parser.add_argument("--task", default="full", choices=list(TASKS))
