@@ -57,7 +57,6 @@ class SpectralConfig(PreTrainedConfig):
     attention_window: int = 256
     max_position_embeddings: int = 16_384
     dropout: float | int = 0.0
-    initializer_range: float = 0.02
     rms_norm_eps: float = 1e-6
     use_cache: bool = True
     tie_word_embeddings: bool = True

@@ -17,6 +17,7 @@ from undense.mixing import SequenceMixer
 from undense.models.block import SpectralBlock
 from undense.models.cache import SpectralCache
 from undense.models.config import SpectralConfig
+from undense.models.embedding import UnitEmbedding
 
 # Tokens that go through all layers together where no gradient is wanted: the memory of a long text
 # is then that of its last hidden states.
@@ -37,8 +38,8 @@ class SpectralPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """The embedding alone: mixers, FFNs and norms start as they were built."""
-        if isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=self.config.initializer_range)
+        if isinstance(module, UnitEmbedding):
+            module.reset_parameters()
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
@@ -51,7 +52,7 @@ class SpectralModel(SpectralPreTrainedModel):
 
     def __init__(self, config: SpectralConfig) -> None:
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = UnitEmbedding(config.vocab_size, config.hidden_size)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(
             SpectralBlock(config, layer) for layer in range(config.num_hidden_layers)
