@@ -24,5 +24,5 @@ class UnitEmbedding(nn.Embedding):
         """A fresh E."""
         nn.init.normal_(self.weight, std=self.embedding_dim**-0.5)
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (as torch names it)
+    def forward(self, input: Tensor) -> Tensor:
         return super().forward(input) * self.embedding_dim**0.5
