@@ -33,15 +33,17 @@ class Streams(NamedTuple):
 
 
 class ContentMemory(nn.Module):
-    """Reads and writes of the memory. Heads start with memories of 32, 512, 8K, 128K tokens."""
+    """Reads and writes of the memory. Heads start with memories of 8, 64, 512, 4096 tokens, writing
+    faintly: at full strength what thousands of tokens wrote would drown, from the start, what the
+    filters say of the last few."""
 
     def __init__(self, heads: int, *, features: int) -> None:
         super().__init__()
         self.heads = heads
         self.features = features
-        span = 2.0 ** (5 + 4 * (torch.arange(heads) % 4))
+        span = 2.0 ** (3 + 3 * (torch.arange(heads) % 4))
         self.decay_bias = nn.Parameter(torch.logit(1 / (span * FASTEST)))
-        self.write_bias = nn.Parameter(torch.full((heads,), 1.0))
+        self.write_bias = nn.Parameter(torch.full((heads,), -3.0))
 
     def chunks(
         self, streams: Streams, slots: Slots, values: Tensor, before: Tensor
