@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from undense.errors import UndenseError
 from undense.kernels import choice
@@ -17,6 +16,7 @@ from undense.measure.kernel_calls import CALLS, Call
 from undense.measure.timing import interleaved, seconds_of
 
 FP32 = (torch.float32,)
+PLACE: tuple[str, ...] = ("operation", "dtype", "dim", "tokens")  # what a row is of
 COMPILED, PLAIN = "compiled", "plain"
 SECONDS = 0.6  # of timing for one size, where that leaves LEAST_ROUNDS
 LEAST_ROUNDS, MOST_ROUNDS = 5, 11
@@ -71,7 +71,7 @@ def calibrated(
     rows: list[dict[str, Any]] = []
     for operation, dtype, dim, count in progress(list(_sizes(dims, tokens))):
         place = (operation.name, _word(dtype), dim, count)
-        row = dict(zip(("operation", "dtype", "dim", "tokens"), place, strict=True))
+        row: choice.Row = dict(zip(PLACE, place, strict=True))
         if dtype in operation.dtypes and place not in kept:
             try:
                 row |= timed(operation, dtype, dim, count)
@@ -108,7 +108,7 @@ def _arm(
 ) -> Callable[[], Any]:
     if name in choice.CHOOSING:
 
-        def chosen() -> Tensor | None:
+        def chosen() -> object:
             choice.force(name, plain)
             return call.run()
 
@@ -158,7 +158,7 @@ def _sizes(dims: list[int], tokens: list[int]) -> Iterator[tuple[Operation, torc
 
 
 def _place(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("operation", "dtype", "dim", "tokens"))
+    return tuple(row[name] for name in PLACE)
 
 
 def _word(dtype: torch.dtype) -> str:
