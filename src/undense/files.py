@@ -1,4 +1,4 @@
-"""Writing files as a whole or not at all."""
+"""Writing files as a whole or not at all, and where what can be made again is kept."""
 
 from __future__ import annotations
 
@@ -46,3 +46,11 @@ def append_jsonl(path: Path, values: Any) -> None:
     """One more line of a log; a line is short enough to be written at once."""
     with path.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(values) + "\n")
+
+
+def cache_folder() -> Path:
+    """`$UNDENSE_CACHE`, or `undense` in the user's cache folder."""
+    if own := os.environ.get("UNDENSE_CACHE"):
+        return Path(own)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "undense"

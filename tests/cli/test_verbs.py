@@ -15,6 +15,7 @@ from undense.contract import components
 from undense.ffn.presets import PRESETS
 from undense.kernels.library import kernels
 from undense.measure import formulas
+from undense.measure.kernel_paths import OPERATIONS
 from undense.pipeline.claims import CLAIMS
 from undense.train.recipe import PretrainRecipe
 from undense_command import VERBS
@@ -168,6 +169,29 @@ def test_doctor_goes_on_after_kernels_that_cannot_be_had(
     assert checks["kernels"]["state"] == "missing"
     assert "UNDENSE_KERNELS='fastest'" in checks["kernels"]["found"]
     assert checks["corpus"]["state"] == "ok"
+
+
+def test_doctor_shows_every_path(
+    undense: Command, own_calibration: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("undense.measure.kernel_paths.LEAST_ROUNDS", 2)
+    monkeypatch.setattr("undense.measure.kernel_paths.SECONDS", 0.0)
+    monkeypatch.setattr("undense.measure.timing.gc.collect", lambda: 0)  # longer than all the rest
+    monkeypatch.setattr("undense.measure.kernel_paths.OPERATIONS", OPERATIONS[4:7])
+    words = ("doctor", "--kernels", "--dims", "32", "--tokens", "3")
+    result = undense(*words, "--json").result
+    assert {row["operation"] for row in result["paths"]} == set(result["operations"])
+    assert "routed" in result["operations"]
+    assert result["environment"]["cpu"]
+    outcome = undense(*words)
+    assert outcome.code == 0
+    assert "routed (token-chosen blocks, inference: the whole FFN)" in outcome.out
+    assert ("*" in outcome.out) == (kernels().library is not None)
+    for place in result["slower"]:
+        assert f"NOT THE FASTEST: {place}" in outcome.out
+    outcome = undense("doctor", "--refresh")
+    assert outcome.code == 1
+    assert "--refresh is for what --kernels measures" in outcome.err
 
 
 def test_convert_says_first_what_it_would_do(undense: Command, place: Place) -> None:

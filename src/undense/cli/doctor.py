@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from undense.cli.options import Reading, ReadingOptions
 from undense.cli.screen import Screen
+from undense.errors import UndenseError
 
 State = Literal["ok", "missing", "optional"]
 LITTLE_DISK = 2 * 2**30
@@ -20,8 +21,16 @@ LITTLE_DISK = 2 * 2**30
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Versions, machine, registration, text, folders, optional packages."""
+    """Versions, machine, registration, text, folders, optional packages; or the kernels."""
 
+    kernels: bool = False
+    """Instead: which path every operation takes, beside measured times of each; see `--refresh`."""
+    dims: tuple[int, ...] = (128, 768)
+    """With --kernels: widths."""
+    tokens: tuple[int, ...] = (1, 16, 128, 512, 2048)
+    """With --kernels: tokens in a call."""
+    refresh: bool = False
+    """With --kernels: measure anew what was measured before."""
     common: ReadingOptions = field(default_factory=Reading)
 
 
@@ -38,6 +47,13 @@ class Check:
 def run(options: Options) -> dict[str, Any]:
     """All findings; `ok` is false where something that is needed is missing."""
     options.common.sow()
+    if options.kernels:
+        from undense.cli.doctor_kernels import paths
+
+        found = paths(options.dims, options.tokens, refresh=options.refresh)
+        return options.common.keep("doctor-kernels", found)
+    if options.refresh:
+        raise UndenseError("doctor: --refresh is for what --kernels measures; give both")
     checks = [*packages(), *machine()]
     for name, look in (("registration", registration), ("corpus", corpus), ("tiny model", tiny)):
         checks.append(_tried(name, look))
@@ -156,7 +172,7 @@ def writable(name: str, folder: Path) -> Check:
 
 
 def _cache_folder() -> Path:
-    from undense.train.tokens import cache_folder
+    from undense.files import cache_folder
 
     return cache_folder()
 
@@ -171,7 +187,12 @@ def _tried(name: str, look: Callable[[], Check]) -> Check:
 
 
 def show(result: dict[str, Any], screen: Screen) -> None:
-    """One line a finding, then what to do."""
+    """One line a finding, then what to do; or the table of paths."""
+    if "paths" in result:
+        from undense.cli.doctor_kernels import show_paths
+
+        show_paths(result, screen)
+        return
     signs = {"ok": "ok", "missing": "MISSING", "optional": "optional"}
     screen.table(
         ("check", "state", "found"),

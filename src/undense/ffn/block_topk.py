@@ -16,6 +16,7 @@ from undense import contract, cost
 from undense.contract import DenseFFN, DenseShape, FFNComponent, Statistics, register
 from undense.cost import Cost
 from undense.errors import UndenseError
+from undense.kernels.choice import plain_wins
 from undense.kernels.library import ACTIVATIONS, alike, serves
 from undense.ops.activation import activate, canonical
 from undense.ops.auxiliary import unevenness, unevenness_cost, with_loss
@@ -122,8 +123,9 @@ class BlockTopK(FFNComponent):
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)
         if not self.training and self.activation in ACTIVATIONS and serves(x):
-            weights = routed_weights(self)
-            if weights is not None and alike(x, weights):
+            weights, tokens = routed_weights(self), x.numel() // self.dim
+            slower = plain_wins("routed", x.dtype, self.dim, tokens)
+            if weights is not None and not slower and alike(x, weights):
                 return routed_blocks(x, weights, self.config.chosen, self.activation)
         rows = x.reshape(-1, self.dim)
         scores = self.router(rows)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,6 +99,30 @@ def kernels() -> Kernels:
                 f"{VARIABLE}={wanted}, but this CPU has no more than {LEVELS[level]}"
             )
     return Kernels(LEVELS[level], built[-1].name, library)
+
+
+@contextmanager
+def use() -> Iterator[Callable[[bool], None]]:
+    """Gives a function that says whether calls take compiled code (where there is any) or plain
+    PyTorch, as often as it changes; afterwards all is as it was. To measure both."""
+    own = os.environ.get(VARIABLE)
+
+    def switch(wanted: bool) -> None:
+        if wanted == (kernels().library is not None):
+            return
+        if not wanted:
+            os.environ[VARIABLE] = "reference"
+        elif own is None:
+            os.environ.pop(VARIABLE, None)
+        else:
+            os.environ[VARIABLE] = own
+        kernels.cache_clear()
+
+    there = kernels().library is not None
+    try:
+        yield switch
+    finally:
+        switch(there)
 
 
 def _declare(library: ctypes.CDLL, path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+from functools import cached_property
 from typing import final
 
 import torch
 from torch import Tensor
 
 from undense.errors import UndenseError
+from undense.kernels.choice import plain_wins
 from undense.kernels.library import ACTIVATIONS, SUFFIX, address, kernels, native
 from undense.kernels.pairs import Pairs, ReferencePairs
 
@@ -30,7 +32,7 @@ class NativePairs(Pairs):
     def __init__(self, chosen: Tensor, blocks: int, library: ctypes.CDLL) -> None:
         """`chosen` (tokens, k): numbers of blocks."""
         assert chosen.dtype == torch.int64
-        chosen = chosen.contiguous()
+        self.chosen = chosen = chosen.contiguous()
         self.tokens, k = chosen.shape
         self.blocks = blocks
         self.library = library
@@ -51,17 +53,23 @@ class NativePairs(Pairs):
                 f"token-chosen blocks: dtypes are mixed, {sorted(map(str, kinds))}; input, weights"
                 " and biases must have one, or run under autocast"
             )
+        if self._plain_wins("gather_dot", matrix):
+            return self._plain.gather_dot(rows, matrix, bias)
         out = rows.new_empty(len(self.order), matrix.shape[1], dtype=torch.float32)
         bias = None if bias is None else bias.contiguous()
         self._run("gather_dot", matrix, rows.contiguous(), matrix.contiguous(), bias, out)
         return out
 
     def scatter_add(self, values: Tensor, matrix: Tensor) -> Tensor:
+        if self._plain_wins("scatter_add", matrix):
+            return self._plain.scatter_add(values, matrix)
         y = values.new_zeros(self.tokens, matrix.shape[2], dtype=torch.float32)
         self._run("scatter_add", matrix, values.float().contiguous(), matrix.contiguous(), y)
         return y.to(matrix.dtype)
 
     def outer_sum(self, values: Tensor, rows: Tensor) -> Tensor:
+        if self._plain_wins("outer_sum", rows):
+            return self._plain.outer_sum(values, rows)
         grad = rows.new_empty(self.blocks, values.shape[1], rows.shape[1])
         self._run("outer_sum", grad, values.float().contiguous(), rows.contiguous(), grad)
         return grad
@@ -95,6 +103,15 @@ class NativePairs(Pairs):
             self.blocks, size, width != size, number, *places, torch.get_num_threads()
         )
         return hidden, to_inner, to_gates, to_bias
+
+    def _plain_wins(self, name: str, matrix: Tensor) -> bool:
+        return plain_wins(name, matrix.dtype, matrix.shape[-1], len(self.order) // self.blocks)
+
+    @cached_property
+    def _plain(self) -> ReferencePairs:
+        """The same pairs in plain PyTorch."""
+        sizes: list[int] = self.offsets.diff().tolist()
+        return ReferencePairs.sorted_as(self.chosen, self.order, self.token, sizes)
 
     def _run(self, name: str, matrix: Tensor, *operands: Tensor | None) -> None:
         _, width, dim = matrix.shape

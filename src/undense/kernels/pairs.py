@@ -60,6 +60,15 @@ class ReferencePairs(Pairs):
         self.token = self.order // max(1, chosen.shape[1])
         self.sizes: list[int] = torch.bincount(flat, minlength=blocks).tolist()
 
+    @classmethod
+    def sorted_as(
+        cls, chosen: Tensor, order: Tensor, token: Tensor, sizes: list[int]
+    ) -> ReferencePairs:
+        """Of pairs that are sorted already; `sizes`: pairs of each block."""
+        made = cls.__new__(cls)
+        made.chosen, made.order, made.token, made.sizes = chosen, order, token, sizes
+        return made
+
     def gather_dot(self, rows: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
         out = rows.new_empty(len(self.order), matrix.shape[1])
         columns = matrix.transpose(1, 2).unbind(0)

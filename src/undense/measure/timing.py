@@ -12,16 +12,15 @@ import math
 import os
 import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from undense.errors import UndenseError
+from undense.kernels.choice import cpu_model, in_force
 from undense.kernels.library import kernels
 
 # The clock resolves far below a microsecond; this leaves its error under one part in a thousand.
@@ -116,10 +115,11 @@ def seconds_of(call: Callable[[], object]) -> float:
 def environment() -> dict[str, object]:
     """What a timing depends on, for the files that results are kept in."""
     return {
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "kernels": kernels().path,
+        "plain_where_faster": in_force(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,
         "dtype": str(torch.get_default_dtype()).removeprefix("torch."),
@@ -176,13 +176,3 @@ def _without_garbage_collection() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def _cpu_model() -> str:
-    """The processor's name; the kernel's own list is the only place that has it on Linux."""
-    listing = Path("/proc/cpuinfo")
-    if sys.platform == "linux" and listing.exists():
-        for line in listing.read_text().splitlines():
-            if line.lower().startswith(("model name", "hardware")):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

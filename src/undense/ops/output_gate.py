@@ -19,6 +19,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from undense import cost
 from undense.cost import Cost, per_element
+from undense.kernels.choice import plain_wins
 from undense.kernels.library import alike
 from undense.kernels.native_rows import gated
 from undense.ops.row_fir import compiled
@@ -81,7 +82,11 @@ class _UnitGate(Function):
 
 
 def _compiled(z: Tensor, summands: Sequence[Tensor]) -> bool:
-    return compiled(z) and alike(z, summands)
+    return (
+        compiled(z)
+        and alike(z, summands)
+        and not plain_wins("unit_gate", z.dtype, z.shape[1], z.shape[0] * z.shape[2])
+    )
 
 
 @torch.library.impl(_LIBRARY, "gated", "CPU")

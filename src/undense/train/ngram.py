@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from undense.errors import UndenseError
-from undense.files import write_json
-from undense.train.tokens import cache_folder
+from undense.files import cache_folder, write_json
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, final
@@ -17,7 +16,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from undense.errors import UndenseError
-from undense.files import whole
+from undense.files import cache_folder, whole
 from undense.train.corpus import Corpus, Split
 
 END_OF_TEXT = "<|endoftext|>"
@@ -137,14 +136,6 @@ def encode(
     with whole(path) as partial, partial.open("wb") as stream:
         np.save(stream, ids)
     return torch.from_numpy(ids)
-
-
-def cache_folder() -> Path:
-    """`$UNDENSE_CACHE`, or `undense` in the user's cache folder."""
-    if own := os.environ.get("UNDENSE_CACHE"):
-        return Path(own)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "undense"
 
 
 @final
