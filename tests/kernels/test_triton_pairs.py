@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton is for L
 def test_in_the_interpreter_the_products_are_those_in_fp64() -> None:
     """All of interpreted.py, in a process of its own: the interpreter is for a whole process."""
     file = Path(__file__).with_name("interpreted.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(file)]
     done = subprocess.run(
         command,
         env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
@@ -158,14 +158,14 @@ def test_the_device_and_the_dtype_choose(
     assert type(grouped(torch.zeros(2, 1, dtype=torch.int64), matrix)).__name__ == kind
 
 
-def test_importing_and_computing_on_a_cpu_does_without_triton() -> None:
-    """Whoever has no GPU waits for no part of Triton, nor needs it."""
+def test_a_cpu_does_without_triton() -> None:
+    """Nothing reads it where tensors are on the CPU: here it cannot be imported."""
     program = (
-        "import sys, torch, undense\n"
+        "import sys; sys.modules['triton'] = None\n"
+        "import torch, undense\n"
         "from undense.contract import DenseShape, build\n"
         "from undense.ffn.presets import resolve\n"
         "ffn = build(48, resolve('ultra-25', DenseShape(dim=48, hidden=192)))\n"
         "ffn(torch.randn(9, 48)).sum().backward()\n"
-        "assert 'triton' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
