@@ -47,7 +47,7 @@ class TritonPairs(Pairs):
         self.token = self.order // max(1, self.k)
         numbers = torch.arange(blocks + 1, dtype=chosen.dtype, device=chosen.device)
         self.offsets = torch.searchsorted(ordered, numbers)  # (blocks + 1,), the first is 0
-        torch._assert_async(
+        torch.ops.aten._assert_async.msg(
             self.offsets[-1] - self.offsets[0] == self.pairs,
             f"a chosen block does not exist; there are {blocks}",
         )
