@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton import knobs
 
-INTERPRETED = triton.knobs.runtime.interpret  # read where `triton.jit` reads it: when this is read
+INTERPRETED = knobs.runtime.interpret  # read where `triton.jit` reads it: when this is read
 
 
 @triton.jit
@@ -50,7 +51,7 @@ def gather_dot(
     block = tl.load(tile_block + tile)
     if block >= blocks:
         return
-    pair, here = _pairs_of(tile, block, offsets, ends, tile_p)
+    pair, here = _pairs_of(tile, block, offsets, ends, tile_p)  # pyright: ignore[reportGeneralTypeIssues]
     neuron = tl.program_id(0) % across * tile_w + tl.arange(0, tile_w)
     within = neuron < width
     row = rows + tl.load(token + pair, mask=here, other=0)[:, None] * dim
@@ -85,7 +86,7 @@ def scatter(
     block = tl.load(tile_block + tile)
     if block >= blocks:
         return
-    pair, here = _pairs_of(tile, block, offsets, ends, tile_p)
+    pair, here = _pairs_of(tile, block, offsets, ends, tile_p)  # pyright: ignore[reportGeneralTypeIssues]
     column = tl.program_id(0) % across * tile_d + tl.arange(0, tile_d)
     within = column < columns
     total = tl.full((tile_p, tile_d), 0.0, tl.float32)

@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from typing import Any, final
 
 import torch
-import triton
 from torch import Tensor
 
 from undense.kernels import triton_kernels
@@ -51,8 +50,7 @@ class TritonPairs(Pairs):
             self.offsets[-1] - self.offsets[0] == self.pairs,
             f"a chosen block does not exist; there are {blocks}",
         )
-        average = triton.next_power_of_2(max(1, self.pairs // blocks))
-        self.tile = min(MOST, max(LEAST, average))
+        self.tile = _tile(self.pairs // blocks, MOST)
         # Each block has at most one tile that is not full, and none without a pair.
         self.tiles = min(self.pairs, (self.pairs + blocks * (self.tile - 1)) // self.tile)
         self.ends = ((self.offsets.diff() + self.tile - 1) // self.tile).cumsum(0)
@@ -67,7 +65,7 @@ class TritonPairs(Pairs):
             tile_w = _tile(width, LEAST if self.tile == LEAST else MOST)
             self._run(
                 triton_kernels.gather_dot,
-                (self.tiles * triton.cdiv(width, tile_w),),
+                (self.tiles * -(-width // tile_w),),
                 *(rows.contiguous(), matrix.contiguous()),
                 *(matrix if bias is None else bias.contiguous(), out),
                 *(self.token, self.offsets, self.ends, self.tile_block, blocks, width, dim),
@@ -94,7 +92,7 @@ class TritonPairs(Pairs):
             columns = min(slice_, dim - first)
             self._run(
                 triton_kernels.scatter,
-                (self.tiles * triton.cdiv(columns, tile_d),),
+                (self.tiles * -(-columns // tile_d),),
                 *(values, matrix, parts, *table, blocks, width, dim, first, columns),
                 tile_p=self.tile,
                 tile_w=_tile(width, 32),
@@ -103,7 +101,7 @@ class TritonPairs(Pairs):
             )
             self._run(
                 triton_kernels.add_up,
-                (triton.cdiv(self.tokens, 16), triton.cdiv(columns, tile_d)),
+                (-(-self.tokens // 16), -(-columns // tile_d)),
                 *(parts, y, self.tokens, self.k, dim, first, columns),
                 tile_t=16,
                 tile_d=tile_d,
@@ -116,7 +114,7 @@ class TritonPairs(Pairs):
         tile_w, tile_d = _tile(width, 64), _tile(dim, 64)
         self._run(
             triton_kernels.outer_sum,
-            (self.blocks * triton.cdiv(width, tile_w) * triton.cdiv(dim, tile_d),),
+            (self.blocks * -(-width // tile_w) * -(-dim // tile_d),),
             *(values.contiguous(), rows.contiguous(), grad),
             *(self.token, self.offsets, width, dim),
             tile_p=32,
@@ -135,7 +133,7 @@ class TritonPairs(Pairs):
 
 def _tile(size: int, most: int) -> int:
     """A power of two that covers `size`, within what a matrix unit takes and `most`."""
-    return min(most, max(LEAST, triton.next_power_of_2(size)))
+    return min(most, max(LEAST, 1 << (size - 1).bit_length()))
 
 
 def _line(rows: Tensor) -> int:
