@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from undense.errors import UndenseError
+from undense.kernels.grouped import grouped
 from undense.kernels.library import kernels
-from undense.kernels.native_pairs import NativePairs, grouped
+from undense.kernels.native_pairs import NativePairs
 from undense.kernels.pairs import Pairs, ReferencePairs
 
 pytestmark = pytest.mark.skipif(

@@ -102,6 +102,7 @@ def machine() -> Iterator[Check]:
     capability = torch.backends.cpu.get_cpu_capability()
     yield Check(name="cpu", state="ok", found=f"{platform.machine()}, {capability}")
     yield _tried("kernels", compiled)
+    yield _tried("gpu kernels", triton)
     if torch.cuda.is_available():
         yield Check(name="cuda", state="ok", found=torch.cuda.get_device_name())
     else:
@@ -119,6 +120,22 @@ def compiled() -> Check:
     remedy = ABSENT.partition(": ")[2] if found.reason == ABSENT else f"unset {VARIABLE}"
     text = f"plain PyTorch, several times slower for token-chosen blocks: {found.reason}"
     return Check(name="kernels", state="optional", found=text, remedy=remedy)
+
+
+def triton() -> Check:
+    """Which kernels tensors of a GPU would take, whether or not there is one."""
+    from undense.kernels.grouped import NO_TRITON, on_gpu
+
+    found = on_gpu()
+    if found.path == "triton":
+        import triton
+
+        text = f"Triton {triton.__version__}: {found.reason}"
+        return Check(name="gpu kernels", state="ok", found=text)
+    text = f"plain PyTorch for token-chosen blocks on a GPU: {found.reason}"
+    absent = found.reason == NO_TRITON
+    remedy = "pip install 'undense[gpu]'" if absent else "unset UNDENSE_KERNELS"
+    return Check(name="gpu kernels", state="optional", found=text, remedy=remedy)
 
 
 def registration() -> Check:

@@ -54,6 +54,7 @@ VARIABLE = "UNDENSE_KERNELS"
 ELSEWHERE = "UNDENSE_LIBRARY"  # another build of the library, such as one with sanitizers
 LEVELS = ("baseline", "avx2", "avx512", "amx")
 CHOICES = ("auto", "reference", *LEVELS)
+FORCED = f"{VARIABLE}=reference"
 
 
 class Kernels(NamedTuple):
@@ -76,7 +77,7 @@ def kernels() -> Kernels:
     if wanted not in CHOICES:
         raise UndenseError(f"{VARIABLE}={wanted!r}; it must be one of {', '.join(CHOICES)}")
     if wanted == "reference":
-        return Kernels("reference", f"{VARIABLE}=reference", None)
+        return Kernels("reference", FORCED, None)
     elsewhere = os.environ.get(ELSEWHERE)
     built = [Path(elsewhere)] if elsewhere else sorted(Path(__file__).parent.glob("_native*.so"))
     if not built:

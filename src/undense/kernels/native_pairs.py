@@ -11,17 +11,8 @@ from torch import Tensor
 
 from undense.errors import UndenseError
 from undense.kernels.choice import plain_wins
-from undense.kernels.library import ACTIVATIONS, SUFFIX, address, kernels, native
-from undense.kernels.pairs import Pairs, ReferencePairs
-
-
-def grouped(chosen: Tensor, matrix: Tensor) -> Pairs:
-    """The pairs of `chosen` (tokens, k) with the blocks of `matrix` (blocks, width, dim), by the
-    fastest path there is for its device and dtype."""
-    library = kernels().library
-    if library is not None and matrix.device.type == "cpu" and matrix.dtype in SUFFIX:
-        return NativePairs(chosen, len(matrix), library)
-    return ReferencePairs(chosen, len(matrix))
+from undense.kernels.library import ACTIVATIONS, address, native
+from undense.kernels.pairs import Pairs, ReferencePairs, require_one_dtype
 
 
 @final
@@ -47,12 +38,7 @@ class NativePairs(Pairs):
             )
 
     def gather_dot(self, rows: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
-        kinds = {tensor.dtype for tensor in (rows, matrix, bias) if tensor is not None}
-        if len(kinds) > 1:
-            raise UndenseError(
-                f"token-chosen blocks: dtypes are mixed, {sorted(map(str, kinds))}; input, weights"
-                " and biases must have one, or run under autocast"
-            )
+        require_one_dtype(rows, matrix, bias)
         if self._plain_wins("gather_dot", matrix):
             return self._plain.gather_dot(rows, matrix, bias)
         out = rows.new_empty(len(self.order), matrix.shape[1], dtype=torch.float32)

@@ -8,6 +8,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from undense.errors import UndenseError
+
 # Up to so many pairs, reading single rows beats a matrix product and a scattered sum for each
 # block (GPT-2's width, one thread: 0.13 against 0.22 ms at 23 pairs, level at about a hundred).
 FEW_PAIRS = 96
@@ -16,6 +18,16 @@ FEW_PAIRS = 96
 def wide(dtype: torch.dtype) -> torch.dtype:
     """The dtype of what belongs to a pair and a neuron: at least fp32."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def require_one_dtype(rows: Tensor, matrix: Tensor, bias: Tensor | None) -> None:
+    """Kernels read what lies at an address, whatever it is."""
+    kinds = {tensor.dtype for tensor in (rows, matrix, bias) if tensor is not None}
+    if len(kinds) > 1:
+        raise UndenseError(
+            f"token-chosen blocks: dtypes are mixed, {sorted(map(str, kinds))}; input, weights"
+            " and biases must have one, or run under autocast"
+        )
 
 
 class Pairs(ABC):

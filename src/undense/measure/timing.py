@@ -21,6 +21,7 @@ import torch
 
 from undense.errors import UndenseError
 from undense.kernels.choice import cpu_model, in_force
+from undense.kernels.grouped import on_gpu
 from undense.kernels.library import kernels
 
 # The clock resolves far below a microsecond; this leaves its error under one part in a thousand.
@@ -114,7 +115,7 @@ def seconds_of(call: Callable[[], object]) -> float:
 
 def environment() -> dict[str, object]:
     """What a timing depends on, for the files that results are kept in."""
-    return {
+    found: dict[str, object] = {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -126,6 +127,7 @@ def environment() -> dict[str, object]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
     }
+    return found | {"gpu_kernels": on_gpu().path} if torch.cuda.is_available() else found
 
 
 def _calls_per_sample(arm: Callable[[], object], warmup: int, clock: Callable[[], float]) -> int:

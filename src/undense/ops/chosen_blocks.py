@@ -16,8 +16,9 @@ from torch.utils.flop_counter import register_flop_formula
 from undense import cost
 from undense.cost import Cost
 from undense.errors import UndenseError
+from undense.kernels.grouped import grouped
 from undense.kernels.library import ACTIVATIONS, forward_mode
-from undense.kernels.native_pairs import NativePairs, grouped
+from undense.kernels.native_pairs import NativePairs
 from undense.kernels.pairs import Pairs, wide
 from undense.ops.activation import activate, activate_backward
 
