@@ -16,7 +16,7 @@ from undense import contract, cost
 from undense.contract import DenseFFN, DenseShape, FFNComponent, Statistics, register
 from undense.cost import Cost
 from undense.errors import UndenseError
-from undense.kernels.library import ACTIVATIONS, alike, serves
+from undense.kernels.library import ACTIVATIONS, alike, runs
 from undense.ops.activation import activate, canonical
 from undense.ops.auxiliary import unevenness, unevenness_cost, with_loss
 from undense.ops.block_linear import BlockLinear
@@ -26,6 +26,7 @@ from undense.ops.low_rank import LowRankLinear
 from undense.ops.regression import Ridge, ridge
 from undense.ops.reshaped import reshaped
 from undense.ops.routed_blocks import routed_blocks, routed_weights
+from undense.ops.routed_training import trained_blocks
 
 # A start stores the fitted router this many times larger. Scale does not change the choice, but it
 # changes what a step of Adam does to it: at scale 1, forty steps of layer-wise distillation unlearn
@@ -121,16 +122,22 @@ class BlockTopK(FFNComponent):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)
-        if not self.training and self.activation in ACTIVATIONS and serves(x):
+        balance = self.config.balance if self.training else 0.0
+        if self.activation in ACTIVATIONS and runs(x):
             weights = routed_weights(self)
             if weights is not None and alike(x, weights):
-                return routed_blocks(x, weights, self.config.chosen, self.activation)
+                k = self.config.chosen
+                if not torch.is_grad_enabled() and not balance:
+                    return routed_blocks(x, weights, k, self.activation)
+                y, imbalance = trained_blocks(x, weights, k, self.activation, balance)
+                self.imbalance = imbalance if balance else self.imbalance
+                return y
         rows = x.reshape(-1, self.dim)
         scores = self.router(rows)
         top, chosen = scores.topk(self.config.chosen, -1, sorted=False)
-        if self.training and self.config.balance > 0:
+        if balance:
             self.imbalance = unevenness(scores, chosen)
-            top = with_loss(top, self.imbalance * self.config.balance)
+            top = with_loss(top, self.imbalance * balance)
             self.imbalance = self.imbalance.detach()
         gates = torch.softmax(top * self.temperature, -1) * self.config.chosen
         y = chosen_blocks(rows, self.up, self.up_bias, self.down, chosen, gates, self.activation)
