@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from undense import contract, cost
-from undense.contract import DenseFFN, DenseShape, FFNComponent, Statistics, register
+from undense.contract import DenseFFN, DenseShape, GainedFFN, Statistics, register
 from undense.cost import Cost
 from undense.errors import UndenseError
 from undense.kernels.library import ACTIVATIONS, alike, runs
@@ -40,7 +40,7 @@ RANK = 2
 
 
 @register("block_topk")
-class BlockTopK(FFNComponent):
+class BlockTopK(GainedFFN):
     """y = shared(x) + sum over the k best blocks of gate_b * W_down,b act(W_up,b x + b_b) + bias.
 
     A linear router, full or of low rank, scores the blocks for each token; only the best k are
@@ -120,11 +120,11 @@ class BlockTopK(FFNComponent):
             self.shared_down = BlockLinear(self.always, dim, blocks=1, bias=False)
             self.shared_down.reset(std=(self.always + k * size) ** -0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
         self.check(x)
         balance = self.config.balance if self.training else 0.0
         if self.activation in ACTIVATIONS and runs(x):
-            weights = routed_weights(self)
+            weights = routed_weights(self, gain)
             if weights is not None and alike(x, weights):
                 k = self.config.chosen
                 if not torch.is_grad_enabled() and not balance:
@@ -143,7 +143,8 @@ class BlockTopK(FFNComponent):
         y = chosen_blocks(rows, self.up, self.up_bias, self.down, chosen, gates, self.activation)
         if self.shared_up is not None and self.shared_down is not None:
             y = y + self.shared_down(self._neurons(self.shared_up(rows)))
-        return (y if self.bias is None else y + self.bias).reshape(x.shape)
+        y = (y if self.bias is None else y + self.bias).reshape(x.shape)
+        return y if gain is None else y * gain
 
     def _neurons(self, inner: Tensor) -> Tensor:
         if not self.config.gated:

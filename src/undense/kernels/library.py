@@ -20,14 +20,14 @@ from torch.autograd import forward_ad
 
 from undense.errors import UndenseError
 
-# What a function takes: i a size, f a number, p an address (None for what is not there), t a number of
+# What a function takes: i a size, f a number, p an address (None for what is not there), t how many
 # threads.
 SIGNATURES = {
     "gather_dot": "iiippppppt",
     "scatter_add": "iiipppppt",
     "outer_sum": "iiipppppt",
-    "routed": 9 * "i" + 16 * "p" + "t",
-    "routed_backward": 9 * "i" + 12 * "p" + "f" + 15 * "p" + "t",
+    "routed": 9 * "i" + 17 * "p" + "t",
+    "routed_backward": 9 * "i" + 13 * "p" + "f" + 16 * "p" + "t",
     "micro_steps": 4 * "i" + 7 * "p" + "t",
 }
 SINGLE = {  # in fp32 alone

@@ -190,7 +190,7 @@ void undense_bent_backward_f32(int64_t blocks, int64_t size, int64_t gated, int6
     const Pairs pairs = {(long)blocks, offsets, nullptr};
     threads = worth(threads, offsets[blocks] * size * 40, 0);
     RUN(bent_backward(pairs, size, gated != 0, (int)activation, inner, given, gates, order, hidden,
-                      to_inner, to_gates, to_bias, threads))
+                      to_inner, to_gates, to_bias, 1.0f, threads))
 }
 
 // What describes an FFN of token-chosen blocks, and its input.
@@ -199,11 +199,11 @@ void undense_bent_backward_f32(int64_t blocks, int64_t size, int64_t gated, int6
         int64_t shared, int64_t gated, int64_t activation, const T *x, const T *first,            \
         const T *last, const T *router_bias, const T *temperature, const T *up, const T *up_bias, \
         const T *down, const T *shared_up, const T *shared_up_bias, const T *shared_down,         \
-        const T *bias
+        const T *bias, const T *gain
 #define WHOLE(T)                                                                                  \
     Routed<T> {                                                                                   \
         (long)dim, (long)blocks, (long)size, (long)k, (long)rank, (long)shared, gated != 0,       \
-            (int)activation, widen(*temperature), first, last, router_bias, up, up_bias, down,    \
+            (int)activation, widen(*temperature), gain ? widen(*gain) : 1.0f, first, last, router_bias, up, up_bias, down,    \
             shared_up, shared_up_bias, shared_down, bias                                          \
     }
 
@@ -242,13 +242,13 @@ void undense_bent_backward_f32(int64_t blocks, int64_t size, int64_t gated, int6
     }                                                                                           \
     int64_t undense_routed_backward_##suffix(FFN(T), float balance, const T *grad, int64_t *chosen,\
         float *numbers, T *to_x, T *to_first, T *to_last, T *to_router_bias, T *to_temperature, T *to_up,\
-        T *to_up_bias, T *to_down, T *to_shared_up, T *to_shared_up_bias, T *to_shared_down, T *to_bias,\
+        T *to_up_bias, T *to_down, T *to_shared_up, T *to_shared_up_bias, T *to_shared_down, T *to_bias, T *to_gain,\
         int threads) {                                                                          \
         static thread_local Arena arena;                                                        \
         const Routed<T> ffn = WHOLE(T);                                                         \
         const Kept kept(ffn, tokens, chosen, numbers, nullptr);                                 \
         const Gradients<T> to = {to_x, to_first, to_last, to_router_bias, to_temperature, to_up, to_up_bias,\
-                                 to_down, to_shared_up, to_shared_up_bias, to_shared_down, to_bias};\
+                                 to_down, to_shared_up, to_shared_up_bias, to_shared_down, to_bias, to_gain};\
         threads = worth_routed(ffn, tokens, 2, threads);                                        \
         bool done = false;                                                                      \
         RUN(routed_backward(ffn, balance, x, grad, tokens, kept, to, threads, arena, done))     \

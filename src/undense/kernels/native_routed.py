@@ -20,7 +20,7 @@ class RoutedWeights(NamedTuple):
     `first` (1, rank, dim), None for a full router; `last` (1, blocks, rank or dim); `router_bias`
     (blocks); `temperature` (1); `up` (blocks, size or 2 * size, dim), `up_bias` (blocks, the same),
     `down` (blocks, size, dim); `shared_up` (1, shared or 2 * shared, dim), `shared_up_bias`,
-    `shared_down` (1, dim, shared); `bias` (dim).
+    `shared_down` (1, dim, shared); `bias` (dim); `gain` (1), by which the output is multiplied.
     """
 
     first: Tensor | None
@@ -34,11 +34,12 @@ class RoutedWeights(NamedTuple):
     shared_up_bias: Tensor | None
     shared_down: Tensor | None
     bias: Tensor | None
+    gain: Tensor | None
 
 
 class Kept(NamedTuple):
-    """What the way back needs of the way there: `chosen` (tokens, k), and `numbers`, in the order of
-    `Kept` in common.inc. `imbalance` (1), see `unevenness`; empty where no balance is asked for."""
+    """What the way back needs of the way there: `chosen` (tokens, k), and `numbers` in the order of
+    `Kept` in common.inc. `imbalance` (1): see `unevenness`; empty where no balance is asked for."""
 
     chosen: Tensor
     numbers: Tensor

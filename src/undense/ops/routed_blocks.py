@@ -28,13 +28,13 @@ _LIBRARY = torch.library.Library("undense", "FRAGMENT")
 OPERANDS = (
     "Tensor x, Tensor? first, Tensor last, Tensor? router_bias, Tensor temperature, Tensor up,"
     " Tensor? up_bias, Tensor down, Tensor? shared_up, Tensor? shared_up_bias, Tensor? shared_down,"
-    " Tensor? bias"
+    " Tensor? bias, Tensor? gain"
 )
 _LIBRARY.define(f"routed_blocks({OPERANDS}, int k, str activation) -> Tensor")
 
 
 def routed_blocks(x: Tensor, weights: RoutedWeights, k: int, activation: str) -> Tensor:
-    """y = shared(x) + sum over the k best blocks b of gate_b down_b^T act(up_b x + bias_b) + bias.
+    """y = gain * (shared(x) + sum over k blocks b of gate_b down_b^T act(up_b x + bias_b) + bias).
 
     `x` (..., dim); on a CPU, without gradient; `activation` one of ACTIVATIONS.
     """
@@ -43,10 +43,10 @@ def routed_blocks(x: Tensor, weights: RoutedWeights, k: int, activation: str) ->
     return torch.ops.undense.routed_blocks(x, *weights, k, activation)
 
 
-def routed_weights(own: nn.Module) -> RoutedWeights | None:
+def routed_weights(own: nn.Module, gain: Tensor | None) -> RoutedWeights | None:
     """What the operation reads in place of calling the maps within; None where they have to be
     called. `own` has `router`, `temperature`, `up`, `up_bias`, `down`, `bias` and, or not,
-    `shared_up`, `shared_down`.
+    `shared_up`, `shared_down`; `gain` (1), where there is one, multiplies what it puts out.
     """
     first, last = (None, within(own, "router"))
     up, down = (within(own, "shared_up"), within(own, "shared_down"))
@@ -68,6 +68,7 @@ def routed_weights(own: nn.Module) -> RoutedWeights | None:
         held(up, "bias"),
         held(down, "weight"),
         held(own, "bias"),
+        gain,
     )
 
 
@@ -86,11 +87,10 @@ def _(x: Tensor, *rest: Any) -> Tensor:
 
 def routed_cost(
     x: Any, first: Any, last: Any, router_bias: Any, temperature: Any, up: Any, up_bias: Any,
-    down: Any, shared_up: Any, shared_up_bias: Any, shared_down: Any, bias: Any,
+    down: Any, shared_up: Any, shared_up_bias: Any, shared_down: Any, bias: Any, gain: Any,
     k: int, activation: str, *, balanced: bool = False,
 ) -> Cost:  # fmt: skip
-    """What the steps cost in whose place it stands, from the shapes of the operands: router, choice,
-    balance, temperature, gates, blocks, shared neurons, biases."""
+    """What the steps cost in whose place it stands, from the shapes of the operands."""
     dim, tokens = (x[-1], math.prod(x[:-1]))
     blocks, size, _ = down
     multiplied = [last] if first is None else [first, last]
@@ -125,6 +125,8 @@ def routed_cost(
         ]
     if bias is not None:
         parts.append(cost.elementwise("bias", tokens * dim, backward=1))
+    if gain is not None:
+        parts.append(cost.gain("gain", tokens, dim, size=1))
     return Cost.total("token-chosen blocks", *parts)
 
 

@@ -1,8 +1,8 @@
 """The FFN of token-chosen blocks as one operation with its way back, for training on a CPU.
 
-Step by step, a training step is some eighty operations of torch, most of which take longer to start
-than to run; here are two calls of compiled code. What they compute is what `BlockTopK` computes step
-by step elsewhere, the balance of the router included (`ops/auxiliary.py`).
+Step by step, a training step is some eighty operations of torch, most of which take longer to
+start than to run; here are two calls of compiled code. What they compute is what `BlockTopK`
+computes step by step elsewhere, the balance of the router included (`ops/auxiliary.py`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def trained_blocks(
 @custom_op(
     "undense::trained_blocks",
     mutates_args=(),
-    schema=f"({OPERANDS}, int k, str activation, float balance) -> (Tensor, Tensor, Tensor, Tensor)",
+    schema=f"({OPERANDS}, int k, str activation, float balance)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
 )
 def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     *weights, k, activation, balance = rest
