@@ -130,7 +130,8 @@ class BlockTopK(GainedFFN):
                 if not torch.is_grad_enabled() and not balance:
                     return routed_blocks(x, weights, k, self.activation)
                 y, imbalance = trained_blocks(x, weights, k, self.activation, balance)
-                self.imbalance = imbalance if balance else self.imbalance
+                if balance:
+                    self.imbalance = imbalance
                 return y
         rows = x.reshape(-1, self.dim)
         scores = self.router(rows)
@@ -147,10 +148,9 @@ class BlockTopK(GainedFFN):
         return y if gain is None else y * gain
 
     def _neurons(self, inner: Tensor) -> Tensor:
-        if not self.config.gated:
-            return activate(inner, self.activation)
-        first, second = inner.chunk(2, -1)
-        return activate(first, self.activation) * second
+        first, *second = inner.chunk(2 if self.config.gated else 1, -1)
+        hidden = activate(first, self.activation)
+        return hidden * second[0] if second else hidden
 
     def outputs(self) -> list[nn.Parameter]:
         shared = [] if self.shared_down is None else self.shared_down.outputs()

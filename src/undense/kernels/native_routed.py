@@ -39,7 +39,7 @@ class RoutedWeights(NamedTuple):
 
 class Kept(NamedTuple):
     """What the way back needs of the way there: `chosen` (tokens, k), and `numbers` in the order of
-    `Kept` in common.inc. `imbalance` (1): see `unevenness`; empty where no balance is asked for."""
+    `Kept` in common.inc. `imbalance` (): see `unevenness`; empty where no balance is asked for."""
 
     chosen: Tensor
     numbers: Tensor
@@ -63,7 +63,7 @@ def routed_kept(
     kept = Kept(
         x.new_empty(tokens, k, dtype=torch.int64),
         x.new_empty(tokens * (k + k * up.shape[1] + rank + always + blocks), dtype=torch.float32),
-        x.new_empty(int(balanced), dtype=torch.float32),
+        x.new_empty(() if balanced else 0, dtype=torch.float32),
     )
     return _there(x, weights, k, activation, kept), kept
 

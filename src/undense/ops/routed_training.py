@@ -24,7 +24,7 @@ COUNT = 1 + len(RoutedWeights._fields)
 def trained_blocks(
     x: Tensor, weights: RoutedWeights, k: int, activation: str, balance: float
 ) -> tuple[Tensor, Tensor]:
-    """`routed_blocks` of `x` (..., dim) with gradients, and the unevenness of the choice (1).
+    """`routed_blocks` of `x` (..., dim) with gradients, and the unevenness of the choice.
 
     `balance` times the gradient of the unevenness joins whatever comes back; with 0 it is not
     computed, and the second result is empty. There is no second derivative.
@@ -71,7 +71,7 @@ def _(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         torch.empty_like(x, memory_format=torch.contiguous_format),
         x.new_empty(tokens, k, dtype=torch.int64),
         x.new_empty(tokens * numbers, dtype=torch.float32),
-        x.new_empty(int(balance > 0), dtype=torch.float32),
+        x.new_empty(() if balance > 0 else 0, dtype=torch.float32),
     )
 
 
@@ -99,7 +99,7 @@ def _go_back(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor |
     x, *weights, chosen, numbers = ctx.saved_tensors
     wanted = ctx.needs_input_grad[:COUNT]
     # where a second derivative is asked for, the operation says that there is none
-    if not torch.is_grad_enabled() and unwatched(grad, (x, *weights)):
+    if not torch.is_grad_enabled() and unwatched(grad, ()):
         kept = Kept(chosen, numbers, numbers)
         grads = routed_backward(grad, x, RoutedWeights(*weights), kept, *ctx.rest, wanted)
     else:
