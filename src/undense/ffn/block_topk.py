@@ -122,11 +122,10 @@ class BlockTopK(GainedFFN):
 
     def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
         self.check(x)
-        balance = self.config.balance if self.training else 0.0
+        k, balance = (self.config.chosen, self.config.balance if self.training else 0.0)
         if self.activation in ACTIVATIONS and runs(x):
             weights = routed_weights(self, gain)
             if weights is not None and alike(x, weights):
-                k = self.config.chosen
                 if not torch.is_grad_enabled() and not balance:
                     return routed_blocks(x, weights, k, self.activation)
                 y, imbalance = trained_blocks(x, weights, k, self.activation, balance)
@@ -135,12 +134,11 @@ class BlockTopK(GainedFFN):
                 return y
         rows = x.reshape(-1, self.dim)
         scores = self.router(rows)
-        top, chosen = scores.topk(self.config.chosen, -1, sorted=False)
+        top, chosen = scores.topk(k, -1, sorted=False)
         if balance:
-            self.imbalance = unevenness(scores, chosen)
-            top = with_loss(top, self.imbalance * balance)
-            self.imbalance = self.imbalance.detach()
-        gates = torch.softmax(top * self.temperature, -1) * self.config.chosen
+            uneven = unevenness(scores, chosen)
+            top, self.imbalance = (with_loss(top, uneven * balance), uneven.detach())
+        gates = torch.softmax(top * self.temperature, -1) * k
         y = chosen_blocks(rows, self.up, self.up_bias, self.down, chosen, gates, self.activation)
         if self.shared_up is not None and self.shared_down is not None:
             y = y + self.shared_down(self._neurons(self.shared_up(rows)))

@@ -7,6 +7,7 @@ twenty. What it computes is what `BlockTopK` computes step by step when gradient
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -86,11 +87,11 @@ def _(x: Tensor, *rest: Any) -> Tensor:
 
 
 def routed_cost(
-    x: Any, first: Any, last: Any, router_bias: Any, temperature: Any, up: Any, up_bias: Any,
-    down: Any, shared_up: Any, shared_up_bias: Any, shared_down: Any, bias: Any, gain: Any,
-    k: int, activation: str, *, balanced: bool = False,
-) -> Cost:  # fmt: skip
+    operands: Sequence[Any], k: int, activation: str, *, balanced: bool = False
+) -> Cost:
     """What the steps cost in whose place it stands, from the shapes of the operands."""
+    x, first, last, router_bias, _, up, up_bias, down, *rest = operands
+    shared_up, shared_up_bias, shared_down, bias, gain = rest
     dim, tokens = (x[-1], math.prod(x[:-1]))
     blocks, size, _ = down
     multiplied = [last] if first is None else [first, last]
@@ -114,12 +115,12 @@ def routed_cost(
         parts.append(unevenness_cost("balance", tokens, blocks))
         parts.append(cost.elementwise("strength", 1, backward=1))
     if shared_down is not None:
-        always, inner = (shared_down[2], shared_up[1])
+        always = shared_down[2]
         parts += [
             cost.fan_out("input read again", tokens * dim, 2),
-            cost.block_linear("up", tokens, 1, dim, inner, bias=shared_up_bias is not None),
+            cost.block_linear("up", tokens, 1, dim, shared_up[1], bias=shared_up_bias is not None),
             cost.activation("activation", tokens * always, activation),
-            cost.product("gating", tokens * (inner - always)),
+            cost.product("gating", tokens * (shared_up[1] - always)),
             cost.block_linear("down", tokens, 1, always, dim, bias=False),
             cost.add("add", tokens * dim),
         ]
@@ -131,5 +132,6 @@ def routed_cost(
 
 
 @register_flop_formula(torch.ops.undense.routed_blocks)
-def _flops(*operands: Any, **_: Any) -> int:
-    return routed_cost(*operands).forward
+def _flops(*given: Any, **_: Any) -> int:
+    *operands, k, activation = given
+    return routed_cost(operands, k, activation).forward

@@ -44,7 +44,7 @@ def trained_blocks(
 def _forward(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     *weights, k, activation, balance = rest
     y, kept = routed_kept(x, RoutedWeights(*weights), k, activation, balanced=balance > 0)
-    return y, *kept
+    return y, kept.chosen, kept.numbers, kept.imbalance
 
 
 @custom_op(
@@ -101,7 +101,9 @@ def _go_back(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor |
     # where a second derivative is asked for, the operation says that there is none
     if not torch.is_grad_enabled() and unwatched(grad, ()):
         kept = Kept(chosen, numbers, numbers)
-        grads = routed_backward(grad, x, RoutedWeights(*weights), kept, *ctx.rest, wanted)
+        k, activation, balance = ctx.rest
+        held = RoutedWeights(*weights)
+        grads = routed_backward(grad, x, held, kept, k, activation, balance, wanted)
     else:
         grads = _backward(grad, x, *weights, chosen, numbers, *ctx.rest, list(wanted))
     into = iter(grads)
@@ -129,12 +131,12 @@ class _Direct(torch.autograd.Function):
 
 
 @register_flop_formula(torch.ops.undense.trained_blocks)
-def _forward_flops(*operands: Any, **_: Any) -> int:
-    *rest, balance = operands
-    return routed_cost(*rest, balanced=balance > 0).forward
+def _forward_flops(*given: Any, **_: Any) -> int:
+    *operands, k, activation, balance = given
+    return routed_cost(operands, k, activation, balanced=balance > 0).forward
 
 
 @register_flop_formula(torch.ops.undense.trained_blocks_backward)
-def _backward_flops(grad: Any, *operands: Any, **_: Any) -> int:
-    *_, k, activation, balance, _ = operands
-    return routed_cost(*operands[:COUNT], k, activation, balanced=balance > 0).backward
+def _backward_flops(*given: Any, **_: Any) -> int:
+    _grad, *operands, _chosen, _numbers, k, activation, balance, _wanted = given
+    return routed_cost(operands, k, activation, balanced=balance > 0).backward
