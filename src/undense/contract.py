@@ -170,6 +170,14 @@ class FFNComponent(Part, ABC):
             )
 
 
+class GainedFFN(FFNComponent, ABC):
+    """A component that multiplies its output by a learned number as part of its own work."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
+        """(..., dim) -> (..., dim), times `gain` (1), which `cost` leaves to whoever gives it."""
+
+
 _REGISTRY: Registry[FFNComponent] = Registry("component", "an FFN config")
 register = _REGISTRY.register
 components = _REGISTRY.classes

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from undense import contract, cost
-from undense.contract import DenseFFN, DenseShape, FFNComponent, Statistics, register
+from undense.contract import DenseFFN, DenseShape, GainedFFN, Statistics, register
 from undense.cost import Cost
 from undense.errors import UndenseError
 from undense.kernels.choice import plain_wins
-from undense.kernels.library import ACTIVATIONS, alike, serves
+from undense.kernels.library import ACTIVATIONS, alike, runs
 from undense.ops.activation import activate, canonical
 from undense.ops.auxiliary import unevenness, unevenness_cost, with_loss
 from undense.ops.block_linear import BlockLinear
@@ -27,6 +27,7 @@ from undense.ops.low_rank import LowRankLinear
 from undense.ops.regression import Ridge, ridge
 from undense.ops.reshaped import reshaped
 from undense.ops.routed_blocks import routed_blocks, routed_weights
+from undense.ops.routed_training import trained_blocks
 
 # A start stores the fitted router this many times larger. Scale does not change the choice, but it
 # changes what a step of Adam does to it: at scale 1, forty steps of layer-wise distillation unlearn
@@ -40,7 +41,7 @@ RANK = 2
 
 
 @register("block_topk")
-class BlockTopK(FFNComponent):
+class BlockTopK(GainedFFN):
     """y = shared(x) + sum over the k best blocks of gate_b * W_down,b act(W_up,b x + b_b) + bias.
 
     A linear router, full or of low rank, scores the blocks for each token; only the best k are
@@ -120,31 +121,37 @@ class BlockTopK(FFNComponent):
             self.shared_down = BlockLinear(self.always, dim, blocks=1, bias=False)
             self.shared_down.reset(std=(self.always + k * size) ** -0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, gain: Tensor | None = None) -> Tensor:
         self.check(x)
-        if not self.training and self.activation in ACTIVATIONS and serves(x):
-            weights, tokens = routed_weights(self), x.numel() // self.dim
-            slower = plain_wins("routed", x.dtype, self.dim, tokens)
+        k, balance = (self.config.chosen, self.config.balance if self.training else 0.0)
+        if self.activation in ACTIVATIONS and runs(x):
+            weights = routed_weights(self, gain)
+            tokens, inference = x.numel() // self.dim, not torch.is_grad_enabled() and not balance
+            slower = inference and plain_wins("routed", x.dtype, self.dim, tokens)
             if weights is not None and not slower and alike(x, weights):
-                return routed_blocks(x, weights, self.config.chosen, self.activation)
+                if inference:
+                    return routed_blocks(x, weights, k, self.activation)
+                y, imbalance = trained_blocks(x, weights, k, self.activation, balance)
+                if balance:
+                    self.imbalance = imbalance
+                return y
         rows = x.reshape(-1, self.dim)
         scores = self.router(rows)
-        top, chosen = scores.topk(self.config.chosen, -1, sorted=False)
-        if self.training and self.config.balance > 0:
-            self.imbalance = unevenness(scores, chosen)
-            top = with_loss(top, self.imbalance * self.config.balance)
-            self.imbalance = self.imbalance.detach()
-        gates = torch.softmax(top * self.temperature, -1) * self.config.chosen
+        top, chosen = scores.topk(k, -1, sorted=False)
+        if balance:
+            uneven = unevenness(scores, chosen)
+            top, self.imbalance = (with_loss(top, uneven * balance), uneven.detach())
+        gates = torch.softmax(top * self.temperature, -1) * k
         y = chosen_blocks(rows, self.up, self.up_bias, self.down, chosen, gates, self.activation)
         if self.shared_up is not None and self.shared_down is not None:
             y = y + self.shared_down(self._neurons(self.shared_up(rows)))
-        return (y if self.bias is None else y + self.bias).reshape(x.shape)
+        y = (y if self.bias is None else y + self.bias).reshape(x.shape)
+        return y if gain is None else y * gain
 
     def _neurons(self, inner: Tensor) -> Tensor:
-        if not self.config.gated:
-            return activate(inner, self.activation)
-        first, second = inner.chunk(2, -1)
-        return activate(first, self.activation) * second
+        first, *second = inner.chunk(2 if self.config.gated else 1, -1)
+        hidden = activate(first, self.activation)
+        return hidden * second[0] if second else hidden
 
     def outputs(self) -> list[nn.Parameter]:
         shared = [] if self.shared_down is None else self.shared_down.outputs()

@@ -12,6 +12,7 @@ from undense import contract, cost
 from undense.contract import (
     DenseFFN,
     FFNComponent,
+    GainedFFN,
     Statistics,
     build,
     component_class,
@@ -114,7 +115,8 @@ class UltraEfficientSparseFFN(FFNComponent):
         update: Tensor | None = None
         for name, stage in self.stages._modules.items():
             assert stage is not None
-            step = stage(state) * there(self.gates, name)
+            gate = there(self.gates, name)
+            step = stage(state, gate) if isinstance(stage, GainedFFN) else stage(state) * gate
             update = step if update is None else update + step
             if name != self.last:
                 state = state + step

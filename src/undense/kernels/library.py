@@ -21,12 +21,14 @@ from torch.autograd import forward_ad
 
 from undense.errors import UndenseError
 
-# What a function takes: i a size, p an address (None for what is not there), t a number of threads.
+# What a function takes: i a size, f a number, p an address (None for what is not there), t how many
+# threads.
 SIGNATURES = {
     "gather_dot": "iiippppppt",
     "scatter_add": "iiipppppt",
     "outer_sum": "iiipppppt",
-    "routed": 9 * "i" + 13 * "p" + "t",
+    "routed": 9 * "i" + 17 * "p" + "t",
+    "routed_backward": 9 * "i" + 13 * "p" + "f" + 16 * "p" + "t",
     "micro_steps": 4 * "i" + 7 * "p" + "t",
 }
 SINGLE = {  # in fp32 alone
@@ -40,13 +42,21 @@ SINGLE = {  # in fp32 alone
     "row_fir_back": "iiiippiippiipt",
 }
 FALLIBLE = (  # the others return nothing
-    *("routed", "micro_steps", "spectral_stretch", "spectral_step", "gated", "row_fir_back"),
+    *(
+        "routed",
+        "routed_backward",
+        "micro_steps",
+        "spectral_stretch",
+        "spectral_step",
+        "gated",
+        "row_fir_back",
+    ),
 )
-INTERFACE = 3  # of native.cpp; raise both when what a function takes, returns or means changes
+INTERFACE = 4  # of native.cpp; raise both when what a function takes, returns or means changes
 # In the order of the enumeration in common.inc.
 ACTIVATIONS = ("gelu", "gelu_tanh", "silu", "relu", "relu2", "identity")
 SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
-TYPES = {"i": ctypes.c_int64, "p": ctypes.c_void_p, "t": ctypes.c_int}
+TYPES = {"i": ctypes.c_int64, "f": ctypes.c_float, "p": ctypes.c_void_p, "t": ctypes.c_int}
 
 PLAIN = {Tensor, nn.Parameter, type(None)}
 

@@ -147,7 +147,15 @@ static int level = detected();
 #endif
 
 // Raise it, and INTERFACE in library.py, when what a function takes, returns or means changes.
-enum { INTERFACE = 3 };
+enum { INTERFACE = 4 };
+
+// `passes`: how often every product of the way there is made.
+template <class T>
+static int worth_routed(const Routed<T> &ffn, int64_t tokens, int64_t passes, int threads) {
+    const int64_t inner = (ffn.size * ffn.k + ffn.shared) * (ffn.gated ? 3 : 2) + ffn.rank;
+    const int64_t touched = (tokens * ffn.k < ffn.blocks ? tokens * ffn.k : ffn.blocks) * ffn.size + ffn.shared;
+    return worth(threads, passes * tokens * inner * ffn.dim, touched * 2 * ffn.dim * sizeof(T));
+}
 
 extern "C" {
 
@@ -182,8 +190,22 @@ void undense_bent_backward_f32(int64_t blocks, int64_t size, int64_t gated, int6
     const Pairs pairs = {(long)blocks, offsets, nullptr};
     threads = worth(threads, offsets[blocks] * size * 40, 0);
     RUN(bent_backward(pairs, size, gated != 0, (int)activation, inner, given, gates, order, hidden,
-                      to_inner, to_gates, to_bias, threads))
+                      to_inner, to_gates, to_bias, 1.0f, threads))
 }
+
+// What describes an FFN of token-chosen blocks, and its input.
+#define FFN(T)                                                                                    \
+    int64_t tokens, int64_t dim, int64_t blocks, int64_t size, int64_t k, int64_t rank,           \
+        int64_t shared, int64_t gated, int64_t activation, const T *x, const T *first,            \
+        const T *last, const T *router_bias, const T *temperature, const T *up, const T *up_bias, \
+        const T *down, const T *shared_up, const T *shared_up_bias, const T *shared_down,         \
+        const T *bias, const T *gain
+#define WHOLE(T)                                                                                  \
+    Routed<T> {                                                                                   \
+        (long)dim, (long)blocks, (long)size, (long)k, (long)rank, (long)shared, gated != 0,       \
+            (int)activation, widen(*temperature), gain ? widen(*gain) : 1.0f, first, last, router_bias, up, up_bias, down,    \
+            shared_up, shared_up_bias, shared_down, bias                                          \
+    }
 
 #define EXPORT(suffix, T)                                                                         \
     void undense_gather_dot_##suffix(int64_t blocks, int64_t dim, int64_t width,                  \
@@ -208,24 +230,30 @@ void undense_bent_backward_f32(int64_t blocks, int64_t size, int64_t gated, int6
         threads = worth(threads, offsets[blocks] * dim * width, blocks * dim * width * sizeof(T)); \
         RUN(outer_sum(pairs, dim, width, values, rows, grad, threads))                            \
     }                                                                                             \
-    int64_t undense_routed_##suffix(                                                              \
-        int64_t tokens, int64_t dim, int64_t blocks, int64_t size, int64_t k, int64_t rank,       \
-        int64_t shared, int64_t gated, int64_t activation, const T *x, const T *first,            \
-        const T *last, const T *router_bias, const T *temperature, const T *up, const T *up_bias, \
-        const T *down, const T *shared_up, const T *shared_up_bias, const T *shared_down,         \
-        const T *bias, T *y, int threads) {                                                       \
-        static thread_local Arena arena;                                                          \
-        Routed<T> ffn = {(long)dim, (long)blocks, (long)size, (long)k, (long)rank, (long)shared,  \
-                         gated != 0, (int)activation, widen(*temperature), first, last,           \
-                         router_bias, up, up_bias, down, shared_up, shared_up_bias, shared_down,  \
-                         bias};                                                                   \
-        const int64_t inner = (size * k + shared) * (gated ? 3 : 2) + rank;                       \
-        const int64_t touched = (tokens * k < blocks ? tokens * k : blocks) * size + shared;      \
-        threads = worth(threads, tokens * inner * dim, touched * 2 * dim * sizeof(T));            \
-        bool done = false;                                                                        \
-        RUN(routed(ffn, x, y, tokens, threads, arena, done))                                      \
-        return done ? 0 : -1;                                                                     \
-    }                                                                                             \
+    /* `chosen`, `numbers`, `imbalance`: see Kept; the first two null where no way back is wanted */\
+    int64_t undense_routed_##suffix(FFN(T), T *y, int64_t *chosen, float *numbers, float *imbalance, int threads) {\
+        static thread_local Arena arena;                                                        \
+        const Routed<T> ffn = WHOLE(T);                                                         \
+        const Kept kept(ffn, tokens, chosen, numbers, imbalance);                               \
+        threads = worth_routed(ffn, tokens, 1, threads);                                        \
+        bool done = false;                                                                      \
+        RUN(routed(ffn, x, y, tokens, chosen ? &kept : nullptr, threads, arena, done))          \
+        return done ? 0 : -1;                                                                   \
+    }                                                                                           \
+    int64_t undense_routed_backward_##suffix(FFN(T), float balance, const T *grad, int64_t *chosen,\
+        float *numbers, T *to_x, T *to_first, T *to_last, T *to_router_bias, T *to_temperature, T *to_up,\
+        T *to_up_bias, T *to_down, T *to_shared_up, T *to_shared_up_bias, T *to_shared_down, T *to_bias, T *to_gain,\
+        int threads) {                                                                          \
+        static thread_local Arena arena;                                                        \
+        const Routed<T> ffn = WHOLE(T);                                                         \
+        const Kept kept(ffn, tokens, chosen, numbers, nullptr);                                 \
+        const Gradients<T> to = {to_x, to_first, to_last, to_router_bias, to_temperature, to_up, to_up_bias,\
+                                 to_down, to_shared_up, to_shared_up_bias, to_shared_down, to_bias, to_gain};\
+        threads = worth_routed(ffn, tokens, 2, threads);                                        \
+        bool done = false;                                                                      \
+        RUN(routed_backward(ffn, balance, x, grad, tokens, kept, to, threads, arena, done))     \
+        return done ? 0 : -1;                                                                   \
+    }                                                                                           \
     int64_t undense_micro_steps_##suffix(int64_t tokens, int64_t dim, int64_t steps,              \
                                          int64_t features, const T *x, const int64_t *selected,   \
                                          const T *into, const T *shift, const T *out,             \

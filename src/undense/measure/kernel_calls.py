@@ -15,7 +15,8 @@ from undense.contract import DenseShape, build
 from undense.ffn.block_topk import BlockTopK
 from undense.ffn.micro_refine import SparseMicroRefine
 from undense.ffn.presets import resolve
-from undense.kernels.native_pairs import NativePairs, grouped
+from undense.kernels.grouped import grouped
+from undense.kernels.native_pairs import NativePairs
 from undense.kernels.pairs import Pairs
 from undense.mixers.spectral_layer import SpectralLayer
 from undense.ops.activation import activate

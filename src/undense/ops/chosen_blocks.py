@@ -41,7 +41,6 @@ def chosen_blocks(
     if forward_mode():
         raise UndenseError(
             "token-chosen blocks have no derivative in forward mode; differentiate backwards"
-            " (backward, torch.func.vjp)"
         )
     return _forward(x, up, up_bias, down, chosen, gates, activation)[0]
 
