@@ -146,6 +146,20 @@ def test_whole_operations_are_the_same_on_either_path(monkeypatch: pytest.Monkey
 
 
 @needs_library
+def test_training_takes_its_steps_where_they_are_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    ffn = BlockTopK(32, BlockTopK.Config(hidden=64, block=8, chosen=2, shared=8)).train()
+    x = torch.randn(9, 32)
+    expected = torch.autograd.grad(ffn(x).square().sum(), list(ffn.parameters()))
+    monkeypatch.setattr(block_topk, "trained_blocks", None)  # no call reaches it
+    with choice.forced({"trained": True}):
+        found = torch.autograd.grad(ffn(x).square().sum(), list(ffn.parameters()))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    with pytest.raises(TypeError):
+        ffn(x)
+
+
+@needs_library
 def test_the_library_can_be_left_out_and_comes_back() -> None:
     before = kernels().path
     with use() as switch:

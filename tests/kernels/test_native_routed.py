@@ -111,7 +111,7 @@ def test_what_is_frozen_gets_no_gradient_and_changes_no_other() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_tokens_have_gradients_of_zero(kind: dict[str, Any]) -> None:
     component = trained(kind)
-    gradients(component, torch.randn(9, DIM), GAIN, torch.randn(9, DIM))  # leaves its numbers behind
+    gradients(component, torch.randn(9, DIM), GAIN, torch.randn(9, DIM))  # leaves numbers behind
     empty = torch.empty(2, 0, DIM)
     y, *found = gradients(component, empty, GAIN, empty)
     assert y.shape == empty.shape

@@ -127,7 +127,7 @@ class BlockTopK(GainedFFN):
         if self.activation in ACTIVATIONS and runs(x):
             weights = routed_weights(self, gain)
             tokens, inference = x.numel() // self.dim, not torch.is_grad_enabled() and not balance
-            slower = inference and plain_wins("routed", x.dtype, self.dim, tokens)
+            slower = plain_wins("routed" if inference else "trained", x.dtype, self.dim, tokens)
             if weights is not None and not slower and alike(x, weights):
                 if inference:
                     return routed_blocks(x, weights, k, self.activation)

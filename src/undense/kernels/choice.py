@@ -28,6 +28,7 @@ from undense.kernels.library import SUFFIX, VARIABLE, kernels
 # The operations that ask, and what their `work` counts.
 CHOOSING = {
     "routed": "tokens",
+    "trained": "tokens",
     "gather_dot": "pairs a block",
     "scatter_add": "pairs a block",
     "outer_sum": "pairs a block",
