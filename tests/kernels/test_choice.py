@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import timeit
 from pathlib import Path
 from typing import Any
@@ -89,10 +90,12 @@ def test_what_was_measured_counts_where_nobody_named_a_path(
 def test_a_broken_calibration_is_one_clear_error(own_calibration: Path) -> None:
     path = choice.keep([row(300, 5, 1)], torch.get_num_threads())
     assert path.parent == own_calibration
-    path.write_text('{"rows": [{"operation": "outer_sum"}]}')
-    choice.forget()
-    with pytest.raises(UndenseError, match=r"no calibration; delete it, or run .* --refresh"):
-        choice.plain_wins("outer_sum", FP32, 768, 400)
+    short = row(300, 5, 1, compiled={"median_ms": 5.0, "iqr_ms": []})
+    for broken in ([{"operation": "outer_sum"}], [short]):
+        path.write_text(json.dumps({"rows": broken}))
+        choice.forget()
+        with pytest.raises(UndenseError, match=r"no calibration; delete it, or run .* --refresh"):
+            choice.plain_wins("outer_sum", FP32, 768, 400)
 
 
 @needs_library
