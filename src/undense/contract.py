@@ -58,6 +58,17 @@ class DenseFFN:
             bias=self.down_bias is not None,
         )
 
+    @property
+    def branches(self) -> tuple[Tensor, Tensor]:
+        """The first layer, the gate before `up`: weights (1 or 2, hidden, dim), biases (1 or 2,
+        hidden), zeros where there are none."""
+        parts = [(self.up, self.up_bias)]
+        if self.gate is not None:
+            parts.insert(0, (self.gate, self.gate_bias))
+        none = self.up.new_zeros(self.hidden)
+        biases = [none if bias is None else bias for _, bias in parts]
+        return torch.stack([weight for weight, _ in parts]), torch.stack(biases)
+
     def neurons(self, x: Tensor) -> Tensor:
         """Hidden activations of the rows of `x`: (rows, dim) -> (rows, hidden)."""
         inner = nn.functional.linear(x, self.up, self.up_bias)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import timeit
 from pathlib import Path
 from typing import Any
@@ -89,10 +90,12 @@ def test_what_was_measured_counts_where_nobody_named_a_path(
 def test_a_broken_calibration_is_one_clear_error(own_calibration: Path) -> None:
     path = choice.keep([row(300, 5, 1)], torch.get_num_threads())
     assert path.parent == own_calibration
-    path.write_text('{"rows": [{"operation": "outer_sum"}]}')
-    choice.forget()
-    with pytest.raises(UndenseError, match=r"no calibration; delete it, or run .* --refresh"):
-        choice.plain_wins("outer_sum", FP32, 768, 400)
+    short = row(300, 5, 1, compiled={"median_ms": 5.0, "iqr_ms": []})
+    for broken in ([{"operation": "outer_sum"}], [short]):
+        path.write_text(json.dumps({"rows": broken}))
+        choice.forget()
+        with pytest.raises(UndenseError, match=r"no calibration; delete it, or run .* --refresh"):
+            choice.plain_wins("outer_sum", FP32, 768, 400)
 
 
 @needs_library
@@ -143,6 +146,20 @@ def test_whole_operations_are_the_same_on_either_path(monkeypatch: pytest.Monkey
             torch.testing.assert_close(unit_gate(z, part), gate, atol=1e-5, rtol=1e-5)
         with pytest.raises(TypeError):
             ffn(x)
+
+
+@needs_library
+def test_training_takes_its_steps_where_they_are_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    ffn = BlockTopK(32, BlockTopK.Config(hidden=64, block=8, chosen=2, shared=8)).train()
+    x = torch.randn(9, 32)
+    expected = torch.autograd.grad(ffn(x).square().sum(), list(ffn.parameters()))
+    monkeypatch.setattr(block_topk, "trained_blocks", None)  # no call reaches it
+    with choice.forced({"trained": True}):
+        found = torch.autograd.grad(ffn(x).square().sum(), list(ffn.parameters()))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    with pytest.raises(TypeError):
+        ffn(x)
 
 
 @needs_library

@@ -108,6 +108,48 @@ def test_what_is_frozen_gets_no_gradient_and_changes_no_other() -> None:
             assert torch.allclose(parameter.grad, expected[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_tokens_have_gradients_of_zero(kind: dict[str, Any]) -> None:
+    component = trained(kind)
+    gradients(component, torch.randn(9, DIM), GAIN, torch.randn(9, DIM))  # leaves numbers behind
+    empty = torch.empty(2, 0, DIM)
+    y, *found = gradients(component, empty, GAIN, empty)
+    assert y.shape == empty.shape
+    if component.imbalance is not None:
+        assert component.imbalance.isnan()  # as the mean of nothing
+        found.pop()
+    assert not any(gradient.any() for gradient in found)
+
+
+@pytest.mark.parametrize("shape", [(), (1, 1), (DIM,), (9, 1)])
+def test_a_gain_of_another_shape_is_the_product_that_it_is(shape: tuple[int, ...]) -> None:
+    component, x, grad = trained(KINDS[0]), torch.randn(9, DIM), torch.randn(9, DIM)
+    gain = torch.randn(shape)
+    got = gradients(component, x, gain, grad)
+    doubles = (tensor.double() for tensor in (x, gain, grad))
+    for one, other in zip(got, gradients(copy.deepcopy(component).double(), *doubles), strict=True):
+        assert (one - other).abs().max() <= 2e-5 * other.abs().max()
+
+
+@pytest.mark.parametrize("place", ["router", "router.first", "shared_up", "shared_down"])
+def test_a_map_within_that_someone_listens_to_on_the_way_back_is_called(place: str) -> None:
+    component, heard = trained(KINDS[0]), []
+    part = component.get_submodule(place)
+    part.register_full_backward_pre_hook(lambda *_: heard.append("before"))
+    part.register_full_backward_hook(lambda *_: heard.append("after"))
+    component(torch.randn(4, DIM, requires_grad=True)).sum().backward()
+    assert heard == ["before", "after"]
+
+
+def test_sizes_that_waste_most_of_every_piece_of_memory() -> None:
+    config = BlockTopK.Config(hidden=325, shared=19, block=17, chosen=1, rank=17)
+    component, x, grad = BlockTopK(66, config).bfloat16(), *torch.randn(2, 33, 66).bfloat16()
+    got = gradients(component, x, GAIN.bfloat16(), grad)
+    doubles = (tensor.double() for tensor in (x, GAIN.bfloat16(), grad))
+    for one, other in zip(got, gradients(copy.deepcopy(component).double(), *doubles), strict=True):
+        assert (one - other).abs().max() <= 3e-2 * other.abs().max()
+
+
 def test_a_second_derivative_is_refused() -> None:
     component, x = trained(KINDS[0]), torch.randn(4, DIM, requires_grad=True)
     (slope,) = torch.autograd.grad(component(x).square().sum(), x, create_graph=True)

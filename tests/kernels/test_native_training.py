@@ -45,6 +45,18 @@ def test_values_and_gradients_are_those_in_fp64(
         assert (one - other).abs().max() <= off * other.abs().max()
 
 
+def test_no_pairs_have_gradients_of_zero() -> None:
+    shapes = [(0, 24), (5, 8, 24), (5, 8), (5, 8, 24), (0, 2)]
+    chosen = torch.empty(0, 2, dtype=torch.int64)
+    torch.use_deterministic_algorithms(True)  # what is not written is NaN
+    try:
+        found = gradients([torch.randn(shape) for shape in shapes], chosen, "silu")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for gradient, shape in zip(found[1:], shapes, strict=True):
+        assert gradient.shape == shape and not gradient.any()
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_large_numbers_and_those_that_are_none(activation: str) -> None:
     """Far from zero every activation is flat or straight; a NaN stays with its own pair."""

@@ -127,7 +127,7 @@ class BlockTopK(GainedFFN):
         if self.activation in ACTIVATIONS and runs(x):
             weights = routed_weights(self, gain)
             tokens, inference = x.numel() // self.dim, not torch.is_grad_enabled() and not balance
-            slower = inference and plain_wins("routed", x.dtype, self.dim, tokens)
+            slower = plain_wins("routed" if inference else "trained", x.dtype, self.dim, tokens)
             if weights is not None and not slower and alike(x, weights):
                 if inference:
                     return routed_blocks(x, weights, k, self.activation)
@@ -217,12 +217,7 @@ class BlockTopK(GainedFFN):
 
     def _keep(self, dense: DenseFFN, shared: Tensor, order: Tensor) -> None:
         """The dense weights in their places; gate rows before up rows."""
-        branches = [(dense.up, dense.up_bias)]
-        if dense.gate is not None:
-            branches.insert(0, (dense.gate, dense.gate_bias))
-        weights = torch.stack([weight for weight, _ in branches])
-        none = dense.up.new_zeros(dense.hidden)
-        biases = torch.stack([none if bias is None else bias for _, bias in branches])
+        weights, biases = dense.branches
 
         def cut(branches: Tensor) -> Tensor:
             """(branches, neurons, …) -> (blocks, branches * block, …)."""

@@ -28,6 +28,7 @@ from undense.kernels.library import SUFFIX, VARIABLE, kernels
 # The operations that ask, and what their `work` counts.
 CHOOSING = {
     "routed": "tokens",
+    "trained": "tokens",
     "gather_dot": "pairs a block",
     "scatter_add": "pairs a block",
     "outer_sum": "pairs a block",
@@ -153,7 +154,7 @@ def calibration(threads: int) -> list[Row]:
         kept = json.loads(path.read_text(encoding="utf-8"))
         rows = kept["rows"]
         table_of(rows)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise UndenseError(
             f"{path} is no calibration; delete it, or run `undense doctor --kernels --refresh`"
         ) from error

@@ -16,6 +16,8 @@ def plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
         and type(module).forward is kind.forward
         and not module._forward_hooks
         and not module._forward_pre_hooks
+        and not module._backward_hooks
+        and not module._backward_pre_hooks
         and "forward" not in module.__dict__
     )
 

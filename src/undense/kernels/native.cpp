@@ -3,6 +3,7 @@
 // One body (*.inc) in the vector extensions of GCC and Clang, compiled for several
 // instruction sets; which one runs is decided when the library is loaded.
 
+#include <assert.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -157,6 +158,9 @@ static int worth_routed(const Routed<T> &ffn, int64_t tokens, int64_t passes, in
     return worth(threads, passes * tokens * inner * ffn.dim, touched * 2 * ffn.dim * sizeof(T));
 }
 
+// One for the ways there and back: what lies between the steps of either is not read by the other.
+static thread_local Arena routed_arena;
+
 extern "C" {
 
 // Which interface this is: a library left over from other sources is not to be called.
@@ -230,28 +234,26 @@ void undense_bent_backward_f32(int64_t blocks, int64_t size, int64_t gated, int6
         threads = worth(threads, offsets[blocks] * dim * width, blocks * dim * width * sizeof(T)); \
         RUN(outer_sum(pairs, dim, width, values, rows, grad, threads))                            \
     }                                                                                             \
-    /* `chosen`, `numbers`, `imbalance`: see Kept; the first two null where no way back is wanted */\
+    /* `chosen`, `numbers`, `imbalance`: see Kept; the first two null where no way back is wanted, or of no tokens */\
     int64_t undense_routed_##suffix(FFN(T), T *y, int64_t *chosen, float *numbers, float *imbalance, int threads) {\
-        static thread_local Arena arena;                                                        \
         const Routed<T> ffn = WHOLE(T);                                                         \
         const Kept kept(ffn, tokens, chosen, numbers, imbalance);                               \
         threads = worth_routed(ffn, tokens, 1, threads);                                        \
         bool done = false;                                                                      \
-        RUN(routed(ffn, x, y, tokens, chosen ? &kept : nullptr, threads, arena, done))          \
+        RUN(routed(ffn, x, y, tokens, chosen || imbalance ? &kept : nullptr, threads, routed_arena, done)) \
         return done ? 0 : -1;                                                                   \
     }                                                                                           \
     int64_t undense_routed_backward_##suffix(FFN(T), float balance, const T *grad, int64_t *chosen,\
         float *numbers, T *to_x, T *to_first, T *to_last, T *to_router_bias, T *to_temperature, T *to_up,\
         T *to_up_bias, T *to_down, T *to_shared_up, T *to_shared_up_bias, T *to_shared_down, T *to_bias, T *to_gain,\
         int threads) {                                                                          \
-        static thread_local Arena arena;                                                        \
         const Routed<T> ffn = WHOLE(T);                                                         \
         const Kept kept(ffn, tokens, chosen, numbers, nullptr);                                 \
         const Gradients<T> to = {to_x, to_first, to_last, to_router_bias, to_temperature, to_up, to_up_bias,\
                                  to_down, to_shared_up, to_shared_up_bias, to_shared_down, to_bias, to_gain};\
         threads = worth_routed(ffn, tokens, 2, threads);                                        \
         bool done = false;                                                                      \
-        RUN(routed_backward(ffn, balance, x, grad, tokens, kept, to, threads, arena, done))     \
+        RUN(routed_backward(ffn, balance, x, grad, tokens, kept, to, threads, routed_arena, done)) \
         return done ? 0 : -1;                                                                   \
     }                                                                                           \
     int64_t undense_micro_steps_##suffix(int64_t tokens, int64_t dim, int64_t steps,              \

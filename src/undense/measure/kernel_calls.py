@@ -55,6 +55,17 @@ def _routed(dim: int, tokens: int, dtype: torch.dtype) -> Call:
     return Call(_inference(_blocks(dim, dtype), torch.randn(tokens, dim).to(dtype)), tokens)
 
 
+def _trained(dim: int, tokens: int, dtype: torch.dtype) -> Call:
+    ffn = _blocks(dim, dtype).train()
+    x, grad = torch.randn(2, tokens, dim).to(dtype)
+    x.requires_grad_()
+
+    def run() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(ffn(x), [x, *ffn.parameters()], grad)
+
+    return Call(run, tokens)
+
+
 def _product(
     product: Callable[[Pairs, Tensor, Tensor, Tensor], Tensor],
 ) -> Callable[[int, int, torch.dtype], Call]:
@@ -149,6 +160,7 @@ CALLS: dict[str, Callable[[int, int, torch.dtype], Call]] = {
     "outer_sum": _product(lambda pairs, rows, matrix, values: pairs.outer_sum(values, rows)),
     "bent": _bent,
     "routed": _routed,
+    "trained": _trained,
     "micro_steps": _micro_steps,
     "spectral_stretch": _stretch,
     "spectral_step": _step,

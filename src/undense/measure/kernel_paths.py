@@ -40,6 +40,7 @@ OPERATIONS = (
     Operation("outer_sum", "token-chosen blocks, training: weight gradients", tuple(SUFFIX)),
     Operation("bent", "token-chosen blocks, training: activation and gate", FP32),
     Operation("routed", "token-chosen blocks, inference: the whole FFN", tuple(SUFFIX)),
+    Operation("trained", "token-chosen blocks, training: the whole FFN, both ways", tuple(SUFFIX)),
     Operation("micro_steps", "micro-refinement, inference", tuple(SUFFIX)),
     Operation("spectral_stretch", "spectral mixer, inference: many tokens", FP32),
     Operation("spectral_step", "spectral mixer, inference: a token a sequence", FP32, 16),

@@ -46,9 +46,11 @@ def routed_blocks(x: Tensor, weights: RoutedWeights, k: int, activation: str) ->
 
 def routed_weights(own: nn.Module, gain: Tensor | None) -> RoutedWeights | None:
     """What the operation reads in place of calling the maps within; None where they have to be
-    called. `own` has `router`, `temperature`, `up`, `up_bias`, `down`, `bias` and, or not,
-    `shared_up`, `shared_down`; `gain` (1), where there is one, multiplies what it puts out.
+    called, and where `gain` is not one number. `own` has `router`, `temperature`, `up`, `up_bias`,
+    `down`, `bias` and, or not, `shared_up`, `shared_down`; `gain` (1) multiplies what it puts out.
     """
+    if gain is not None and gain.numel() != 1:
+        return None
     first, last = (None, within(own, "router"))
     up, down = (within(own, "shared_up"), within(own, "shared_down"))
     if isinstance(last, LowRankLinear) and plain(last, LowRankLinear):
