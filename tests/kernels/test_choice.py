@@ -70,7 +70,12 @@ def test_what_was_measured_counts_where_nobody_named_a_path(
     threads = torch.get_num_threads()
     asked = ("outer_sum", FP32, 768, 400)
     assert not choice.plain_wins(*asked)
-    assert environment()["plain_where_faster"] == []
+    # uncalibrated: weight gradients over many pairs alone, in wide FFNs alone
+    assert choice.plain_wins("outer_sum", FP32, 768, 1024)
+    assert choice.plain_wins("trained", FP32, 768, 4096)
+    assert not choice.plain_wins("trained", FP32, 128, 4096)
+    assert not choice.plain_wins("routed", FP32, 768, 4096)
+    assert len(choice.in_force()) == 2 == len(environment()["plain_where_faster"])  # type: ignore[arg-type]
     choice.keep([row(300, 5, 1)], threads)
     assert choice.plain_wins(*asked)
     assert not choice.plain_wins("outer_sum", BF16, 768, 400)

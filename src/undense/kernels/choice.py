@@ -3,7 +3,8 @@
 Wherever there is a compiled path it is taken, but where a calibration of this machine, written by
 `undense doctor --kernels`, says that plain PyTorch is faster at that size by a clear margin: a sum
 of outer products over many pairs is better done by the matrix library, and with narrow vector
-units so is more. Without a calibration, and wherever UNDENSE_KERNELS names a path, nothing changes.
+units so is more. Without a calibration only weight gradients of wide FFNs over many tokens do so
+(MANY); where UNDENSE_KERNELS names a path, that one is taken.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ CHOOSING = {
     "outer_sum": "pairs a block",
     "unit_gate": "tokens",
 }
+# Without a calibration, the plain path from so much work on, in FFNs so wide: weight gradients over
+# many pairs a block are where the matrix library was faster (a step of 4096 tokens: 1.4 times).
+MANY = {"trained": 4096, "outer_sum": 1024}
+WIDE = 512
 MARGIN = 1.1  # the plain path is taken where the compiled one takes so many times its time
 LARGEST = 64  # bits of a size
 ENDING = ".kernels.json"
@@ -51,7 +56,9 @@ def plain_wins(operation: str, dtype: torch.dtype, dim: int, work: int) -> bool:
     if torch.compiler.is_compiling():
         return False
     if not (_forced or anything_chosen()):
-        return False
+        # in this order: the environment is asked only where it could matter
+        many = operation in MANY and work >= MANY[operation] and dim >= WIDE
+        return many and choosing() and kernels().library is not None
     if operation in _forced:
         return _forced[operation]
     table = _table(torch.get_num_threads())
@@ -126,6 +133,13 @@ def choosing() -> bool:
 
 def in_force() -> list[str]:
     """The sizes at which the plain path is taken in place of a compiled one, in words."""
+    if not anything_chosen():
+        if kernels().library is None or not choosing():
+            return []
+        return [
+            f"{operation}, width from {WIDE}, from {least} {CHOOSING[operation]}: plain PyTorch"
+            for operation, least in MANY.items()
+        ]
     table = _table(torch.get_num_threads())
     lines = []
     for (operation, dtype, dim, work), plain in sorted(table.items(), key=str):
