@@ -66,7 +66,16 @@ def undense_version(request: pytest.FixtureRequest) -> Command:
 
 def test_every_verb_has_a_file_and_every_file_a_verb() -> None:
     folder = Path(inspect.getfile(undense.cli)).parent
-    helpers = {"__init__", "errors", "fields", "options", "screen", "text", "verb"}
+    helpers = {
+        "__init__",
+        "doctor_kernels",
+        "errors",
+        "fields",
+        "options",
+        "screen",
+        "text",
+        "verb",
+    }
     files = {path.stem for path in folder.glob("*.py")} - helpers
     assert files == {verb.replace(" ", "_") for verb in undense_command.VERBS}
 
