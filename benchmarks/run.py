@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 SCRIPTS = (
+    "first_call.py",
     "matrix.py",
     "compiled.py",
     "components.py",
@@ -22,6 +23,8 @@ SCRIPTS = (
     "sparse_factors.py",
     "frame_seams.py",
     "mixers_speed.py",
+    "mixers_forms.py",
+    "mixers_quality.py",
     "mqar.py",
     "long_context.py",
 )
