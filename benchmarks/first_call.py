@@ -1,10 +1,10 @@
 """How long the first call takes, from nothing: a fresh process, no compiler at work.
 
-    python benchmarks/first_call.py [--processes 5] [--write]
+    python benchmarks/first_call.py [--processes 5]
 
 Each process imports torch, imports undense, builds `ultra-25` at d=768, loads the compiled library,
 and runs one forward pass on 128 tokens, then nine more; the median of every part over the
-processes. Exits with 1 where the first call takes longer than LIMIT. `--write`: into
+processes. Exits with 1 where the first call takes longer than LIMIT. Writes
 `benchmarks/results/first-call-DATE.json` too.
 """
 
@@ -65,21 +65,19 @@ def once() -> dict[str, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="How long the first call takes, from nothing.")
     parser.add_argument("--processes", type=int, default=5)
-    parser.add_argument("--write", action="store_true", help="keep the figures as a result")
     options = parser.parse_args()
     runs = [once() for _ in range(options.processes)]
     seconds = {part: statistics.median(run[part] for run in runs) for part in runs[0]}
     today = datetime.date.today().isoformat()
     result = {
         "created": today,
-        "command": f"python benchmarks/first_call.py --processes {options.processes} --write",
+        "command": f"python benchmarks/first_call.py --processes {options.processes}",
         "environment": environment(),
         "limit": LIMIT,
         "seconds": seconds,
         "runs": runs,
     }
-    if options.write:
-        write_json(ROOT / "benchmarks" / "results" / f"first-call-{today}.json", result)
+    write_json(ROOT / "benchmarks" / "results" / f"first-call-{today}.json", result)
     print(json.dumps(seconds))
     return 1 if seconds["first call"] > LIMIT else 0
 
