@@ -11,6 +11,7 @@ import torch
 import triton
 from hypothesis import given
 from hypothesis import strategies as st
+from pair_operands import operands, products
 from torch import Tensor
 
 from undense.contract import DenseShape, build
@@ -31,23 +32,6 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 # fp32: sums of up to 131 products. The interpreter cuts bf16 off where hardware rounds: 2 ** -8 for
 # an operand and as much for the result.
 OFF = {torch.float32: 1e-6, torch.bfloat16: 1.2e-2, torch.float16: 2e-3}
-
-
-def products(pairs: Pairs, rows: Tensor, matrix: Tensor, bias: Tensor | None) -> list[Tensor]:
-    inner = pairs.gather_dot(rows, matrix, bias)
-    values = torch.linspace(-1, 1, inner.numel(), dtype=inner.dtype).view_as(inner)
-    return [inner, pairs.scatter_add(values, matrix), pairs.outer_sum(values, rows)]
-
-
-def operands(
-    tokens: int, blocks: int, k: int, width: int, dim: int, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return (
-        torch.rand(tokens, blocks).topk(k, 1).indices,
-        torch.randn(tokens, dim).to(dtype),
-        torch.randn(blocks, width, dim).to(dtype),
-        torch.randn(blocks, width).to(dtype),
-    )
 
 
 def assert_close(one: Tensor, other: Tensor, off: float) -> None:

@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from pair_operands import operands, products
 
 from undense.errors import UndenseError
 from undense.kernels.grouped import grouped
 from undense.kernels.library import kernels
 from undense.kernels.native_pairs import NativePairs
-from undense.kernels.pairs import Pairs, ReferencePairs
+from undense.kernels.pairs import ReferencePairs
 
 pytestmark = pytest.mark.skipif(
     kernels().library is None, reason="no compiled library: " + kernels().reason
@@ -21,23 +21,6 @@ pytestmark = pytest.mark.skipif(
 # widths and rows around the sizes of registers, slices and panels, and odd ones
 sizes = st.integers(1, 40) | st.sampled_from([48, 64, 67, 96, 131])
 dims = st.integers(1, 40) | st.sampled_from([64, 97, 255, 256, 257, 300, 528])
-
-
-def products(pairs: Pairs, rows: Tensor, matrix: Tensor, bias: Tensor | None) -> list[Tensor]:
-    inner = pairs.gather_dot(rows, matrix, bias)
-    values = torch.linspace(-1, 1, inner.numel(), dtype=inner.dtype).view_as(inner)
-    return [inner, pairs.scatter_add(values, matrix), pairs.outer_sum(values, rows)]
-
-
-def operands(
-    tokens: int, blocks: int, k: int, width: int, dim: int, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return (
-        torch.rand(tokens, blocks).topk(k, 1).indices,
-        torch.randn(tokens, dim).to(dtype),
-        torch.randn(blocks, width, dim).to(dtype),
-        torch.randn(blocks, width).to(dtype),
-    )
 
 
 @given(

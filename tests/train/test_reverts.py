@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from interrupted import KilledAt
 from undense.errors import UndenseError
 from undense.train.pretrain import pretrain
 from undense.train.progress import Progress
@@ -42,15 +43,6 @@ class Spoil(TrainerCallback):
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.gradient and self._spoils(state.global_step):
             next(kwargs["model"].parameters()).grad.fill_(math.inf)
-
-
-class KilledAt(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")
