@@ -58,7 +58,7 @@ def test_noise_is_no_reason() -> None:
     wide = {"median_ms": 2.0, "iqr_ms": [0.9, 3.0]}
     assert not wins([row(50, 2, 1, compiled=wide)], 768, 50)
     assert not wins([row(50, 5, 1), row(60, 1, 5)], 768, 50)  # two widths of one power of two
-    assert choice.table_of([row(50, 1, 5)]) == {}
+    assert not any(choice.table_of([row(50, 1, 5)]).values())
     assert choice.table_of([row(50, 5, 1, operation="micro_steps")]) == {}  # asks for nothing
 
 
@@ -79,6 +79,8 @@ def test_what_was_measured_counts_where_nobody_named_a_path(
     choice.keep([row(300, 5, 1)], threads)
     assert choice.plain_wins(*asked)
     assert not choice.plain_wins("outer_sum", BF16, 768, 400)
+    assert choice.plain_wins("outer_sum", BF16, 768, 1024)  # not measured: as without
+    assert not choice.plain_wins("trained", FP32, 128, 4096)
     (line, *_) = environment()["plain_where_faster"]  # type: ignore[misc]
     assert line == "outer_sum float32, width 512 to 1023, from 256 pairs a block: plain PyTorch"
     torch.set_num_threads(threads + 1)

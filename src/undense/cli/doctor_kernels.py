@@ -56,7 +56,7 @@ def show_paths(result: dict[str, Any], screen: Screen) -> None:
         screen.line()
     screen.line(f"library: {result['path']} ({result['reason']}), {result['threads']} threads")
     for line in result["environment"]["plain_where_faster"]:
-        screen.line(f"chosen by what was measured: {line}")
+        screen.line(f"chosen: {line}")
     for place in result["slower"]:
         screen.line(f"NOT THE FASTEST: {place} takes the compiled path, plain PyTorch is faster")
     screen.line("UNDENSE_KERNELS=reference forces plain PyTorch everywhere; the name of an")

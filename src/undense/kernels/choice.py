@@ -52,17 +52,19 @@ def plain_wins(operation: str, dtype: torch.dtype, dim: int, work: int) -> bool:
     """Whether the plain path was measured to be the faster one here; `work`: see CHOOSING.
 
     Sizes count by powers of two; a `work` that was not measured goes with the next smaller one
-    that was, and a width that was not measured stays with the compiled path."""
+    that was. Where nothing was measured (another width, more work than ever with the compiled path
+    the faster one until then) MANY decides."""
     if torch.compiler.is_compiling():
         return False
-    if not (_forced or anything_chosen()):
-        # in this order: the environment is asked only where it could matter
-        many = operation in MANY and work >= MANY[operation] and dim >= WIDE
-        return many and choosing() and kernels().library is not None
     if operation in _forced:
         return _forced[operation]
-    table = _table(torch.get_num_threads())
-    return table.get((operation, dtype, dim.bit_length(), work.bit_length()), False)
+    if anything_chosen():
+        place = (operation, dtype, dim.bit_length(), work.bit_length())
+        if (found := _table(torch.get_num_threads()).get(place)) is not None:
+            return found
+    # in this order: the environment is asked only where it could matter
+    many = operation in MANY and work >= MANY[operation] and dim >= WIDE
+    return many and choosing() and kernels().library is not None
 
 
 @functools.cache
@@ -102,7 +104,8 @@ def clearly_faster(row: Row) -> bool:
 
 
 def table_of(rows: Iterable[Row]) -> dict[Place, bool]:
-    """What `plain_wins` looks up: each measured size up to the next one, the largest to any."""
+    """What `plain_wins` looks up: each measured size up to the next one; the largest to any, where
+    the plain path won there: from where on it would, nobody measured."""
     dtypes = {str(dtype).removeprefix("torch."): dtype for dtype in SUFFIX}
     measured: dict[tuple[str, torch.dtype, int], dict[int, bool]] = {}
     for row in rows:
@@ -113,16 +116,16 @@ def table_of(rows: Iterable[Row]) -> dict[Place, bool]:
     table: dict[Place, bool] = {}
     for place, works in measured.items():
         starts = sorted(works)
-        for start, end in zip(starts, [*starts[1:], LARGEST + 1], strict=True):
+        last = LARGEST if works[starts[-1]] else starts[-1]
+        for start, end in zip(starts, [*starts[1:], last + 1], strict=True):
             for bits in range(start, end):
                 table[(*place, bits)] = works[start]
-    # where no entry says so, a lookup has nothing to find
-    return table if any(table.values()) else {}
+    return table
 
 
 @functools.cache
 def _table(threads: int) -> dict[Place, bool]:
-    """Of this machine, for so many threads; empty where nothing is to be chosen."""
+    """Of this machine, for so many threads; empty where nothing was measured."""
     return table_of(calibration(threads)) if anything_chosen() else {}
 
 
@@ -133,13 +136,8 @@ def choosing() -> bool:
 
 def in_force() -> list[str]:
     """The sizes at which the plain path is taken in place of a compiled one, in words."""
-    if not anything_chosen():
-        if kernels().library is None or not choosing():
-            return []
-        return [
-            f"{operation}, width from {WIDE}, from {least} {CHOOSING[operation]}: plain PyTorch"
-            for operation, least in MANY.items()
-        ]
+    if kernels().library is None or not choosing():
+        return []
     table = _table(torch.get_num_threads())
     lines = []
     for (operation, dtype, dim, work), plain in sorted(table.items(), key=str):
@@ -154,7 +152,11 @@ def in_force() -> list[str]:
         kind = str(dtype).removeprefix("torch.")
         unit = CHOOSING[operation]
         lines.append(f"{operation} {kind}, {widths}, {sizes} {unit}: plain PyTorch")
-    return lines
+    return lines + [
+        f"{operation}, width from {WIDE}, from {least} {CHOOSING[operation]}, where nothing was"
+        " measured: plain PyTorch"
+        for operation, least in MANY.items()
+    ]
 
 
 def calibration(threads: int) -> list[Row]:
