@@ -177,6 +177,7 @@ def test_presets_name_sizes_and_contexts() -> None:
         ({"hidden_size": 0}, r"hidden_size=0"),
         ({"attention_every": 0}, r"attention_every=0"),
         ({"dropout": 1.0}, r"dropout=1.0"),
+        ({"initializer_range": 0.02}, r"initializer_range.*another model"),
     ],
 )
 def test_a_model_that_cannot_be_is_refused(changes: dict[str, Any], words: str) -> None:

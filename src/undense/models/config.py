@@ -65,6 +65,12 @@ class SpectralConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if "initializer_range" in kwargs:
+            raise UndenseError(
+                "spectral: this config is of a version whose embedding entered the layers as it is"
+                " (initializer_range); now it is multiplied by sqrt(hidden_size), so that its"
+                " weights would mean another model. Train it anew, or load it with that version"
+            )
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
             if getattr(self, name) < 1:
                 raise UndenseError(f"spectral: {name}={getattr(self, name)} must be at least 1")
