@@ -12,20 +12,18 @@ at the full layer's best rate. Goes on where it was interrupted; writes
 
 from __future__ import annotations
 
-import argparse
 import datetime
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import peers  # noqa: F401  (registers the mixers of others, in every process)
+from studies import studies_asked
 
 from undense.files import write_json
-from undense.measure.intervals import paired, summary
+from undense.measure.intervals import summary
 from undense.measure.timing import environment
 from undense.pipeline.study import Study
-from undense.pipeline.study_runs import run_all
-from undense.pipeline.tuning import at_an_end, best_rates, claim, run_of, sweep
+from undense.pipeline.tuning import at_an_end, best_rates, claim, differences, sweep, train_all
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = ("mixers-192.json", "mixers-ablation-128.json")
@@ -37,12 +35,7 @@ def measure(study: Study, folder: Path, name: str, jobs: int) -> dict[str, Any]:
     search = sweep(study, folder, jobs=jobs, threads=1)
     rates = best_rates(study, search)
     steps = study.base["steps"]
-    runs = {
-        arm: [run_of(study, folder, arm, rates[arm], seed, steps) for seed in study.seeds]
-        for arm in study.arms
-    }
-    turns = zip(*runs.values(), strict=True)
-    run_all([run for turn in turns for run in turn], jobs=jobs, threads=1)
+    runs = train_all(study, folder, rates, dict.fromkeys(study.arms, steps), jobs=jobs, threads=1)
     arms: dict[str, Any] = {}
     for arm, of_arm in runs.items():
         found = [run.found() or {} for run in of_arm]
@@ -63,14 +56,7 @@ def measure(study: Study, folder: Path, name: str, jobs: int) -> dict[str, Any]:
         "study": study.to_dict(),
         "tokens": steps * study.base["batch"] * study.base["context"],
         "arms": arms,
-        "paired": {
-            f"{arm} - {yardstick}": paired(
-                arms[arm]["bits_per_byte"], arms[yardstick]["bits_per_byte"]
-            )
-            for yardstick in study.yardsticks
-            for arm in study.arms
-            if arm != yardstick
-        },
+        "paired": differences(study, {arm: a["bits_per_byte"] for arm, a in arms.items()}),
         "search": search,
         "best_at_an_end": at_an_end(study, search),
     }
@@ -98,16 +84,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("studies", nargs="*", type=Path)
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--seeds", nargs="*", type=int)
-    options = parser.parse_args()
-    for path in options.studies or [ROOT / "recipes" / name for name in STUDIES]:
-        study = Study.load(path)
-        if options.seeds:
-            study = replace(study, seeds=tuple(options.seeds))
-        result = measure(study, ROOT / "runs" / path.stem, f"recipes/{path.name}", options.jobs)
+    asked, jobs = studies_asked(__doc__, [ROOT / "recipes" / name for name in STUDIES])
+    for path, study in asked:
+        result = measure(study, ROOT / "runs" / path.stem, f"recipes/{path.name}", jobs)
         out = ROOT / "benchmarks" / "results" / f"{path.stem}-{result['created']}.json"
         write_json(out, result)
         plot(result, out.with_suffix(".png"))

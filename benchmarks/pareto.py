@@ -9,33 +9,25 @@ goes on where it was interrupted.
 
 from __future__ import annotations
 
-import argparse
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
+from studies import studies_asked
+
 from undense.pipeline.pareto import bench_pareto
-from undense.pipeline.study import Study
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("studies", nargs="*", type=Path)
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--seeds", nargs="*", type=int)
-    options = parser.parse_args()
     recipes = ROOT / "recipes"
     known = [*sorted(recipes.glob("pareto-*.json")), *sorted(recipes.glob("ablation-*.json"))]
-    for path in options.studies or known:
-        study = Study.load(path)
-        if options.seeds:
-            study = replace(study, seeds=tuple(options.seeds))
+    asked, jobs = studies_asked(__doc__, known)
+    for path, study in asked:
         folder = ROOT / "runs" / f"pareto-{path.stem.partition('-')[2]}"
         name = f"recipes/{path.name}"
-        result = bench_pareto(study, folder, name=name, jobs=options.jobs, threads=1)
+        result = bench_pareto(study, folder, name=name, jobs=jobs, threads=1)
         for file in result["files"]:
             shutil.copy(file, RESULTS)
             print(RESULTS / Path(file).name)

@@ -11,12 +11,12 @@ from typing import Any
 import undense.ffn  # noqa: F401  (registers the components)
 from undense.errors import UndenseError
 from undense.files import write_json
-from undense.measure.intervals import paired, summary
+from undense.measure.intervals import summary
 from undense.measure.timing import environment
 from undense.pipeline.arm_costs import costs, times
 from undense.pipeline.study import Study
-from undense.pipeline.study_runs import Run, losses, run_all
-from undense.pipeline.tuning import at_an_end, best_rates, claim, run_of, sweep
+from undense.pipeline.study_runs import Run, losses
+from undense.pipeline.tuning import at_an_end, best_rates, claim, differences, sweep, train_all
 from undense.report.pareto_plot import draw_pareto
 
 
@@ -35,13 +35,7 @@ def bench_pareto(
     steps = _steps(study, folder, threads)
     search = sweep(study, folder, jobs=jobs, threads=threads)
     rates = best_rates(study, search)
-    runs = {
-        arm: [run_of(study, folder, arm, rates[arm], seed, steps[arm]) for seed in study.seeds]
-        for arm in study.arms
-    }
-    # seed by seed, so that an interrupted study has whole pairs
-    run_all([run for turn in zip(*runs.values(), strict=True) for run in turn],
-            jobs=jobs, threads=threads)  # fmt: skip
+    runs = train_all(study, folder, rates, steps, jobs=jobs, threads=threads)
     clock = _kept(folder / "times.json", lambda: times(study, threads=threads))
     if not set(study.arms) <= set(clock["arms"]):  # times count only beside one another
         (folder / "times.json").unlink()
@@ -58,12 +52,7 @@ def bench_pareto(
         "environment": environment(),
         "timing": {key: value for key, value in clock.items() if key != "arms"},
         "arms": arms,
-        "paired": {
-            f"{arm} - {yardstick}": paired(arms[arm]["losses"], arms[yardstick]["losses"])
-            for yardstick in study.yardsticks
-            for arm in study.arms
-            if arm != yardstick
-        },
+        "paired": differences(study, {arm: found["losses"] for arm, found in arms.items()}),
         "search": search,
         "best_at_an_end": at_an_end(study, search),
     }

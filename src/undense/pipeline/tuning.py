@@ -1,4 +1,4 @@
-"""What a study's arms are tuned by: a sweep of the learning rate for each, on a seed of its own."""
+"""How a study is run: every arm's learning rate by a sweep on a seed of its own, then all arms."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from undense.errors import UndenseError
 from undense.files import write_json
+from undense.measure.intervals import paired
 from undense.pipeline.study import MOST_EXTENSIONS, Study
 from undense.pipeline.study_runs import Run, losses, run_all
 
@@ -103,3 +104,32 @@ def at_an_end(study: Study, search: list[dict[str, Any]]) -> list[str]:
         if best_rates(study, search)[arm] in (min(rates), max(rates)):
             found.append(arm)
     return found
+
+
+def train_all(
+    study: Study,
+    folder: Path,
+    rates: dict[str, float],
+    steps: dict[str, int],
+    *,
+    jobs: int,
+    threads: int,
+) -> dict[str, list[Run]]:
+    """Every arm's runs, one a seed; seed by seed, so that an interrupted study has whole pairs."""
+    runs = {
+        arm: [run_of(study, folder, arm, rates[arm], seed, steps[arm]) for seed in study.seeds]
+        for arm in study.arms
+    }
+    turns = zip(*runs.values(), strict=True)
+    run_all([run for turn in turns for run in turn], jobs=jobs, threads=threads)
+    return runs
+
+
+def differences(study: Study, values: dict[str, list[float]]) -> dict[str, Any]:
+    """Of every arm from every yardstick, seed by seed; `values`: every arm's, one a seed."""
+    return {
+        f"{arm} - {yardstick}": paired(values[arm], values[yardstick])
+        for yardstick in study.yardsticks
+        for arm in study.arms
+        if arm != yardstick
+    }
