@@ -16,7 +16,8 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-import peers  # noqa: F401  (registers the mixers of others, in every process)
+import held  # noqa: F401  (registers a layer with parts that do not learn, in every process)
+import peers  # noqa: F401  (the mixers of others)
 from studies import studies_asked
 
 from undense.files import write_json
