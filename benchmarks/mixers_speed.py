@@ -67,9 +67,9 @@ def decode(mixer: SequenceMixer, length: int) -> Callable[[], object]:
     state = mixer.initial_state(1)
     with torch.no_grad():
         # the state after so many tokens, without paying attention's square for them
-        if any(0 in slot.shape for slot in mixer.layout()):
+        if any(slot.grows for slot in mixer.layout()):
             state = tuple(
-                torch.randn(1, *(size or length for size in slot.shape)) if slot.shape else s
+                torch.randn(1, *slot.sizes(length)) if slot.shape else s
                 for slot, s in zip(mixer.layout(), state, strict=True)
             )
             state = (torch.full((1,), length), *state[1:])

@@ -24,6 +24,7 @@ SCRIPTS = (
     "frame_seams.py",
     "mixers_speed.py",
     "mixers_forms.py",
+    "mixers_parts.py",
     "mixers_quality.py",
     "mqar.py",
     "long_context.py",

@@ -7,6 +7,7 @@ same function. One token is a chunk of one.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -33,14 +34,26 @@ class MixerConfig(Config):
     causal: bool = True
 
 
+GROWS = -1
+
+
 @dataclass(frozen=True)
 class Slot:
     """One tensor of a state: its name, its shape without the batch, and its dtype (None: that of
-    the model). A size of 0 grows with the tokens seen, as a key-value cache does."""
+    the model). A size of `GROWS` is the number of tokens seen, as in a key-value cache."""
 
     name: str
     shape: tuple[int, ...] = ()
     dtype: torch.dtype | None = None
+
+    @property
+    def grows(self) -> bool:
+        """Whether it is larger after more tokens."""
+        return GROWS in self.shape
+
+    def sizes(self, past: int) -> tuple[int, ...]:
+        """The shape without the batch after `past` tokens."""
+        return tuple(past if size == GROWS else size for size in self.shape)
 
 
 POSITIONS = Slot("positions", (), torch.int64)
@@ -88,7 +101,7 @@ class SequenceMixer(Part, ABC):
         return tuple(
             torch.zeros(
                 batch,
-                *slot.shape,
+                *slot.sizes(0),
                 dtype=slot.dtype or dtype or like.dtype,
                 device=device or like.device,
             )
@@ -99,10 +112,8 @@ class SequenceMixer(Part, ABC):
         """Bytes of the state of one row after `past` tokens."""
         total = 0
         for slot in self.layout():
-            numbers = 1
-            for size in slot.shape:
-                numbers *= size or past
-            total += numbers * (slot.dtype.itemsize if slot.dtype else element_size)
+            bytes_each = slot.dtype.itemsize if slot.dtype else element_size
+            total += math.prod(slot.sizes(past)) * bytes_each
         return total
 
     def check(self, x: Tensor, state: State | None, mask: Tensor | None) -> None:
@@ -145,12 +156,13 @@ class SequenceMixer(Part, ABC):
             if tensor.shape == wanted:
                 continue
             fits = tensor.dim() == len(wanted) and all(
-                have == want or want == 0 for have, want in zip(tensor.shape, wanted, strict=True)
+                have == want or want == GROWS
+                for have, want in zip(tensor.shape, wanted, strict=True)
             )
             if not fits:
                 raise UndenseError(
                     f"{self.component}: state {slot.name!r} has the shape {tuple(tensor.shape)},"
-                    f" {wanted} expected (0: any); it is from another batch, mixer or config"
+                    f" {wanted} expected ({GROWS}: any); it is from another batch, mixer or config"
                 )
 
 

@@ -141,3 +141,15 @@ def test_going_on_at_a_chunks_start_needs_no_offset(name: str) -> None:
     assert distance(pieces, whole) <= 1e-10
     for one, other in zip(state, after, strict=True):
         assert torch.allclose(one, other, rtol=1e-8, atol=1e-10)
+
+
+def test_only_a_cache_grows() -> None:
+    narrow = build(DIM, default("spectral_layer", conv_width=1))  # a slot of no numbers at all
+    for mixer in (narrow, build(DIM, default("spectral_layer"))):
+        held = sum(part.numel() * part.element_size() for part in mixer.initial_state(1))
+        assert mixer.state_bytes() == mixer.state_bytes(past=1000) == held
+        assert not any(slot.grows for slot in mixer.layout())
+    attention = build(DIM, default("attention"))
+    _, state = attention(torch.randn(1, 7, DIM))
+    held = sum(part.numel() * part.element_size() for part in state)
+    assert attention.state_bytes(past=7) == held > attention.state_bytes(past=6)

@@ -13,6 +13,7 @@ from undense import cost
 from undense.cost import Cost, per_element
 from undense.errors import UndenseError
 from undense.mixing import (
+    GROWS,
     POSITIONS,
     MixerConfig,
     SequenceMixer,
@@ -73,7 +74,7 @@ class Attention(SequenceMixer):
     def layout(self) -> tuple[Slot, ...]:
         if not self.config.causal:
             return ()
-        cache = (0, self.kv_heads, self.width)
+        cache = (GROWS, self.kv_heads, self.width)
         return (POSITIONS, Slot("keys", cache), Slot("values", cache))
 
     def forward(

@@ -128,7 +128,7 @@ class SpectralModel(SpectralPreTrainedModel):
         ffns = [cast(SpectralBlock, block).ffn for block in self.layers]
         return (
             not torch.is_grad_enabled()
-            and all(0 not in slot.shape for mixer in mixers for slot in mixer.layout())
+            and not any(slot.grows for mixer in mixers for slot in mixer.layout())
             and all(ffn.config.token_local for ffn in ffns)
         )
 
