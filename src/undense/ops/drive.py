@@ -46,13 +46,13 @@ class _Drive(Function):
     ) -> tuple[Tensor, ...]:
         early, dtype = taps.shape[1] - 1, taps.dtype
         time = x.shape[1] - early
-        rounded = len(weight) - unseen[-1] * exact
-        whole = _product(weight[:rounded], x).to(dtype)
+        others = len(weight) - unseen[-1] * exact
+        whole = _product(weight[:others], x).to(dtype)
         ctx.save_for_backward(x, weight, taps, whole)
         ctx.sizes = seen, unseen[: len(unseen) - exact]
         rest = [*whole[:, len(taps) :, early:].split(ctx.sizes[1], 1)]
         if exact:
-            rest.append(_product(weight[rounded:].double(), x.double())[..., early:].to(dtype))
+            rest.append(_product(weight[others:].double(), x.double())[..., early:].to(dtype))
         if compiled(whole):
             return (*torch.ops.undense.row_fir(whole, taps, 0).split(seen, 1), *rest)
         mixed = whole[:, : len(taps), early:] * taps[:, :1]
