@@ -9,7 +9,7 @@ What the gates of a head and band multiply is that band's complex output, so the
 The exchange, thresholds and sinusoids magnify the rounding of l, up to ninetyfold where weights are
 large, and products of one token, of a piece and of a whole call sum in different orders. Outside
 training l must not depend on that: it is summed in fp64, product and exchange, and rounded once
-each; the compiled mixers, which took 7 to 9 % longer so, sum in fp32 but always in the same order
+each; the compiled mixers, which took 3 to 10 % longer so, sum in fp32 but always in the same order
 (spectral_math.inc). In training, which knows one form only, l is summed in fp32 as it comes, for
 speed: what differs is rounding.
 """
