@@ -51,9 +51,11 @@ def label(config: MixerConfig) -> str:
 every_config = pytest.mark.parametrize("config", variants(), ids=label)
 
 
-def randomised(config: MixerConfig, dtype: torch.dtype = torch.float32) -> SequenceMixer:
+def randomised(
+    config: MixerConfig, dtype: torch.dtype = torch.float32, dim: int = DIM
+) -> SequenceMixer:
     """In evaluation mode, its parameters moved away from whatever start they have."""
-    mixer = build(DIM, config).to(dtype).eval()
+    mixer = build(dim, config).to(dtype).eval()
     with torch.no_grad():
         for p in mixer.parameters():
             p.mul_(1.5).add_(0.3 * torch.randn_like(p))

@@ -50,6 +50,22 @@ def test_one_call_equals_one_call_a_token(config: MixerConfig) -> None:
     assert distance(steps, whole) <= 1e-5
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("name", ["spectral_gating", "spectral_layer"])
+def test_many_tokens_at_the_default_sizes_are_one_function_in_fp32(
+    name: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gates of large weights magnify what rounding makes of their logits, from 4e-7 to 2e-5."""
+    if not compiled:
+        monkeypatch.setattr(spectral_mixer, "served", lambda *_: None)
+    mixer = randomised(default(name), dim=64)
+    x = torch.randn(1, 1500, 64)
+    with torch.no_grad():
+        whole, _ = mixer(x)
+        pieces, _ = in_pieces(mixer, x, [1, 700, 1001, *range(1100, 1500)])
+    assert distance(pieces, whole) <= 2e-6
+
+
 @every_config
 @given(data=st.data())
 @settings(max_examples=3)

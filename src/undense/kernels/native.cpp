@@ -148,7 +148,7 @@ static int level = detected();
 #endif
 
 // Raise it, and INTERFACE in library.py, when what a function takes, returns or means changes.
-enum { INTERFACE = 4 };
+enum { INTERFACE = 5 };
 
 // `passes`: how often every product of the way there is made.
 template <class T>

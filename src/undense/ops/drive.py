@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 
 from undense import cost
@@ -23,12 +23,14 @@ BLOCK = 1 << 17
 
 
 def drive(
-    x: Tensor, weight: Tensor, taps: Tensor, seen: list[int], unseen: list[int], dtype: torch.dtype
+    x: Tensor, weight: Tensor, taps: Tensor, seen: list[int], unseen: list[int], exact: bool
 ) -> tuple[Tensor, ...]:
     """`x` (batch, taps - 1 + time, dim), `weight` (sum of all sizes, dim), `taps` (sum of `seen`,
-    taps) -> (batch, size, time) in `dtype` for each size: those that the convolution has seen, then
-    those that it has not."""
-    return _Drive.apply(x, weight, taps, seen, unseen, dtype)
+    taps) -> (batch, size, time) in the dtype of `taps` for each size: those that the convolution
+    has seen, then those that it has not. `exact`: the last of these is summed in fp64 and rounded
+    once, so that it does not depend on how many tokens are multiplied together; not in half
+    precision, which has lost more before. Its gradient is made as any."""
+    return _Drive.apply(x, weight, taps, seen, unseen, exact and weight.dtype == torch.float32)
 
 
 class _Drive(Function):
@@ -40,14 +42,17 @@ class _Drive(Function):
         taps: Tensor,
         seen: list[int],
         unseen: list[int],
-        dtype: torch.dtype,
+        exact: bool,
     ) -> tuple[Tensor, ...]:
-        early = taps.shape[1] - 1
+        early, dtype = taps.shape[1] - 1, taps.dtype
         time = x.shape[1] - early
-        whole = torch.bmm(weight.expand(len(x), -1, -1), x.mT).to(dtype)
+        others = len(weight) - unseen[-1] * exact
+        whole = _product(weight[:others], x).to(dtype)
         ctx.save_for_backward(x, weight, taps, whole)
-        ctx.sizes = seen, unseen
-        rest = whole[:, len(taps) :, early:].split(unseen, 1)
+        ctx.sizes = seen, unseen[: len(unseen) - exact]
+        rest = [*whole[:, len(taps) :, early:].split(ctx.sizes[1], 1)]
+        if exact:
+            rest.append(_product(weight[others:].double(), x.double())[..., early:].to(dtype))
         if compiled(whole):
             return (*torch.ops.undense.row_fir(whole, taps, 0).split(seen, 1), *rest)
         mixed = whole[:, : len(taps), early:] * taps[:, :1]
@@ -64,15 +69,23 @@ class _Drive(Function):
     ) -> tuple[Tensor | None, ...]:
         x, weight, taps, whole = ctx.saved_tensors
         seen, unseen = ctx.sizes
+        together = grad_outputs[: len(seen) + len(unseen)]
         if compiled(whole):
-            grads, plain = list(grad_outputs[: len(seen)]), list(grad_outputs[len(seen) :])
+            grads, plain = list(together[: len(seen)]), list(together[len(seen) :])
             back, for_taps = torch.ops.undense.row_fir_back(grads, plain, whole, taps, 0)
         else:
-            back, for_taps = _convolution_back(grad_outputs, whole, taps, seen, unseen)
+            back, for_taps = _convolution_back(together, whole, taps, seen, unseen)
+        if whole.shape[1] < len(weight):
+            exact = nn.functional.pad(grad_outputs[-1], (taps.shape[1] - 1, 0))
+            back = torch.cat([back, exact], 1)
         back = back.to(weight.dtype)
         for_weight = torch.bmm(back, x).sum(0)
         back = torch.bmm(back.mT, weight.expand(len(x), -1, -1))
         return back, for_weight, for_taps, *[None] * 3
+
+
+def _product(weight: Tensor, x: Tensor) -> Tensor:
+    return torch.bmm(weight.expand(len(x), -1, -1), x.mT)
 
 
 def _convolution_back(

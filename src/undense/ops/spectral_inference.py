@@ -100,10 +100,12 @@ def _run_stretch(
     most = min(TOKENS, time)
     rows = before + most
     stride = padded(early + most) + PADDED_READ
-    project = w.project_in.split([dim, streams, dim, len(w.project_in) - 2 * dim - streams])
+    others = len(w.project_in) - 2 * dim - streams - sizes.fan
+    *project, to_logits = w.project_in.split([dim, streams, dim, others, sizes.fan])
+    to_logits = to_logits.contiguous()
     joined, out = x.new_empty(early + most, dim), x.new_empty(most, dim)
     projected, gate = x.new_empty(early + most, dim), x.new_empty(most + 1, dim)
-    mixed, plain = x.new_empty(streams, stride), x.new_empty(len(project[3]), stride)
+    mixed, plain = x.new_empty(streams, stride), x.new_empty(others, stride)
     history = x.new_zeros(heads, rows, padded(width))
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     after = [torch.empty_like(part, memory_format=torch.contiguous_format) for part in state]
@@ -135,7 +137,8 @@ def _run_stretch(
                 "spectral_stretch",
                 mixer,
                 (
-                    *(n, slot % chunk, projected, gate, mixed, plain, stride, stride),
+                    *(n, slot % chunk, projected, gate, mixed, plain, here, to_logits),
+                    *(stride, stride),
                     *(*chosen, chunks, history, rows, None),
                     *(after[2][b], after[2][b], after[3][b], after[3][b], out),
                 ),

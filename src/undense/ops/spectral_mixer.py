@@ -257,8 +257,9 @@ class SpectralMixer(SequenceMixer):
         """(batch, conv_width - 1 + slots, dim) to what drives the parts, for the slots. Half
         precision ends here: transforms and long sums cannot be done in it."""
         dtype, weight = arithmetic(placed.dtype), self.project_in.weight
+        exact = self.gates is not None and not self.training  # see band_gates.py
         v, q, k, z, decay, write, logits = drive(
-            placed.to(weight.dtype), weight, self.conv.to(dtype), self.mixed, self.plain, dtype
+            placed.to(weight.dtype), weight, self.conv.to(dtype), self.mixed, self.plain, exact
         )
         real = slots.real(len(v), v.device)
         if real is not None:
