@@ -7,9 +7,11 @@ import math
 import multiprocessing
 import os
 import shutil
+import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,16 @@ def losses(runs: Iterable[Run]) -> list[float]:
 
 def _prepare(threads: int) -> None:
     torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker waits for its next run for ever, and holds its memory, where the study was killed:
+    it ends with the study. The run it was at goes on from its checkpoint next time."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
 
 
 def _train(run: Run) -> None:
