@@ -81,6 +81,8 @@ class Attention(SequenceMixer):
         self, x: Tensor, state: State | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, State]:
         self.check(x, state, mask)
+        if mask is not None:  # a weight of 0 does not silence what is no number
+            x = x.masked_fill(~mask[..., None], 0)
         batch, time, _ = x.shape
         heads, kv_heads, window = self.config.heads, self.kv_heads, self.config.window
         seen = x.new_zeros(batch, dtype=torch.int64) if state is None else state[0]
@@ -114,7 +116,7 @@ class Attention(SequenceMixer):
         y = self.project_out(mixed.flatten(2))
         if mask is not None:
             y = y * mask[..., None]
-        require_finite("attention", y)
+        require_finite("attention", y, mask)
         if not self.config.causal:
             return y, ()
         if mask is not None and where is not None:  # the unused slots of a cache are its first ones
