@@ -165,7 +165,7 @@ class SpectralMixer(SequenceMixer):
             joined = slots.precede(padded, drive.v)
             parts = [slots.heads(prepared.filter(joined), self.heads), *parts]
             following["recent values"] = slots.tail(joined, 2)[..., early - before.shape[-1] :]
-        y = slots.pick(outward(self.project_out, unit_gate(drive.z, *parts), x.dtype))
+        y = slots.pick(self._project_out(drive.z, *parts, dtype=x.dtype))
         return y, tuple(following[slot.name] for slot in self.layout())
 
     def _both_ways(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -190,7 +190,7 @@ class SpectralMixer(SequenceMixer):
         if self.kernel is not None:
             assert isinstance(self.kernel, OverlapAddFilter)
             parts = [slots.heads(self.kernel(drive.v), self.heads), *parts]
-        return slots.pick(outward(self.project_out, unit_gate(drive.z, *parts), x.dtype))
+        return slots.pick(self._project_out(drive.z, *parts, dtype=x.dtype))
 
     def _step(self, x: Tensor, state: State, mask: Tensor | None) -> tuple[Tensor, State]:
         """One token; padding leaves the state as it was."""
@@ -240,7 +240,7 @@ class SpectralMixer(SequenceMixer):
             parts.append(filtered.unflatten(1, (self.heads, -1)))
             following["recent values"] = joined[..., 1:]
         parts = [part[..., None, None] for part in parts]
-        return outward(self.project_out, unit_gate(drive.z, *parts), x.dtype), following
+        return self._project_out(drive.z, *parts, dtype=x.dtype), following
 
     def _named(self, x: Tensor, state: State | None) -> dict[str, Tensor]:
         if state is None:
@@ -267,6 +267,11 @@ class SpectralMixer(SequenceMixer):
         if real is not None:
             v = v.masked_fill(~real, 0)
         return Drive(v, Streams(q, k, decay, write), z, logits)
+
+    def _project_out(self, z: Tensor, *parts: Tensor, dtype: torch.dtype) -> Tensor:
+        """Every head's output at unit power, times silu(z), through W_out: to (batch, time, dim).
+        `parts`: see `unit_gate`."""
+        return outward(self.project_out, unit_gate(z, *parts), dtype)
 
     def cost(self, batch: int, length: int, *, past: int = 0) -> Cost:
         """As it runs outside training, without what only training adds (the auxiliary loss, the
