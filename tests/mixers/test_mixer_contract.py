@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -175,3 +176,22 @@ def test_more_heads_than_width_and_heads_that_do_not_divide_are_refused(name: st
     for heads in (3, 32):
         with pytest.raises(UndenseError, match=f"{name}: heads={heads}"):
             build(DIM, default(name, heads=heads))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"component": "spectral_layer", "causal": "no"}, "causal='no' must be bool"),
+        ({"component": "spectral_layer", "heads": 4.0}, "heads=4.0 must be int"),
+        ({"component": "spectral_gating", "entropy": -1}, "entropy=-1 must be at least 0"),
+        ({"component": "attention", "kv_heads": 0}, "multiple of kv_heads=0"),
+        ({"component": "attention", "rope_base": 0}, "rope_base=0 must be positive"),
+        (
+            {"component": "spectral_layer", "gating": {"component": "hierarchical_fft"}},
+            "gating='hierarchical_fft' has no such part",
+        ),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(UndenseError, match=words):
+        build(DIM, config_from_dict(values))

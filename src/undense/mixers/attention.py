@@ -47,10 +47,14 @@ class Attention(SequenceMixer):
         bias: bool = False
 
         def __post_init__(self) -> None:
-            kv_heads = self.kv_heads or self.heads
+            kv_heads = self.heads if self.kv_heads is None else self.kv_heads
             if self.heads < 1 or kv_heads < 1 or self.heads % kv_heads:
                 raise UndenseError(
                     f"attention: heads={self.heads} must be a multiple of kv_heads={kv_heads}"
+                )
+            if self.rope_base is not None and not self.rope_base > 0:
+                raise UndenseError(
+                    f"attention: rope_base={self.rope_base} must be positive, or None for none"
                 )
             if self.window is not None and (self.window < 1 or not self.causal):
                 raise UndenseError(
