@@ -109,7 +109,7 @@ class Registry(Generic[Kind]):
             raise UndenseError(f"{self._settings} needs the key 'component'; got {sorted(values)}")
         name = values["component"]
         cls = self.named(name).Config
-        known = {field.name for field in dataclasses.fields(cls)}
+        known = {field.name: field.type for field in dataclasses.fields(cls)}
         given: dict[str, Any] = {}
         for key, value in values.items():
             if key == "component":
@@ -118,6 +118,10 @@ class Registry(Generic[Kind]):
                 hint = _hint(key, known)
                 raise UndenseError(f"{name}: unknown setting {key!r}{hint} Known: {sorted(known)}")
             nested = isinstance(value, Mapping) and "component" in value
+            if not nested and not _fits(value, known[key]):
+                raise UndenseError(
+                    f"{name}: a setting of the wrong type: {key}={value!r} must be {known[key]}"
+                )
             given[key] = self.config(value) if nested else value
         try:
             return cls(**given)
@@ -132,6 +136,26 @@ class Registry(Generic[Kind]):
         return self.named(config.component)(dim, config)
 
 
-def _hint(name: str, known: Mapping[str, Any] | set[str]) -> str:
+PLAIN: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "str": (str,),
+    "None": (type(None),),
+}
+
+
+def _fits(value: Any, annotation: object) -> bool:
+    """Whether a value is of the annotated type, where that is made of plain ones; what else there
+    is, a class looks at itself."""
+    kinds = str(annotation).split(" | ")
+    if not set(kinds) <= set(PLAIN):
+        return True
+    if isinstance(value, bool):  # an int to Python
+        return "bool" in kinds
+    return any(isinstance(value, PLAIN[kind]) for kind in kinds)
+
+
+def _hint(name: str, known: Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(name, known, n=3)
     return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -72,6 +72,25 @@ def test_padding_on_the_left_changes_no_text(host: str, attention: str) -> None:
     assert torch.equal(both[0, 9:], alone[0, 5:])
 
 
+@pytest.mark.parametrize("host", ["gpt2", "mistral"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("targets", [None, [1]])
+def test_a_cache_of_fixed_size_changes_no_text(
+    host: str, attention: str, targets: list[int] | None
+) -> None:
+    """Its masks have keys for tokens still to come; padding stands on the left."""
+    model = converted(host, targets=targets)
+    model.set_attn_implementation(attention)
+    ids = torch.randint(2, VOCABULARY, (2, 9))
+    mask = torch.ones_like(ids)
+    mask[0, :4] = 0
+    options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
+    for given in (None, mask):
+        wanted = model.generate(ids, attention_mask=given, use_cache=False, **options)
+        got = model.generate(ids, attention_mask=given, cache_implementation="static", **options)
+        assert torch.equal(got, wanted)
+
+
 def test_no_logit_depends_on_the_future() -> None:
     model = converted("llama")
     ids = inputs(model)["input_ids"]

@@ -138,6 +138,45 @@ def test_weights_written_behind_every_counter_are_seen(name: str) -> None:
     assert distance(token, truth[:, -1:]) <= 1e-5
 
 
+@pytest.mark.parametrize("name", ["project_out.weight", "kernel.raw", "gates.exchange.0.weight"])
+def test_weights_turned_in_their_place_are_seen(name: str) -> None:
+    mixer, x = randomised(default("spectral_layer", chunk=8)), torch.randn(1, 11, DIM)
+    with torch.no_grad():
+        state = mixer(x)[1]
+        mixer(x[:, :1], state)
+        weight = mixer.get_parameter(name)
+        weight.data = weight.data.as_strided(weight.shape, (1, len(weight)))
+        token, _ = mixer(x[:, :1], state)
+        truth, _ = copy.deepcopy(mixer).double()(x[:, :1].double(), _double(state))
+    assert distance(token, truth) <= 1e-5
+
+
+def _double(state: State) -> State:
+    return tuple(t.double() if t.is_floating_point() else t for t in state)
+
+
+def test_dropout_alone_in_training_mode_drops() -> None:
+    gating = default("spectral_gating", dropout=0.5)
+    mixer, x = randomised(default("spectral_layer", gating=gating)), torch.randn(1, 11, DIM)
+    with torch.no_grad():
+        state = mixer(x)[1]
+        mixer(x[:, :1], state)
+        for part in mixer.modules():
+            part.train(isinstance(part, nn.Dropout))
+        for given in ((x,), (x[:, :1], state)):
+            assert distance(mixer(*given)[0], mixer(*given)[0]) > 1e-3
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_a_traced_token_is_computed_anew() -> None:
+    mixer, x = randomised(default("spectral_layer", chunk=8)), torch.randn(2, 11, DIM)
+    with torch.no_grad():
+        state = mixer(x[:, :3])[1]
+        mixer(x[:, 3:4], state)
+        traced = torch.jit.trace(mixer, (x[:, 3:4], state), check_trace=False, strict=False)
+        assert distance(traced(x[:, 4:5], state)[0], mixer(x[:, 4:5], state)[0]) <= 1e-5
+
+
 @pytest.mark.parametrize("pieces", [[], [7], list(range(1, 20))])
 def test_a_number_that_is_none_is_seen_in_its_row_alone(pieces: list[int]) -> None:
     mixer, x = randomised(default("spectral_layer", chunk=8)), torch.randn(2, 20, DIM)

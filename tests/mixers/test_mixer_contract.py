@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from typing import Any
 
 import pytest
 import torch
-from mixer_variants import DIM, NAMES, SHORT, TIME, distance, every_config, randomised
+from mixer_variants import (
+    DIM,
+    NAMES,
+    SHORT,
+    SPECTRAL,
+    TIME,
+    distance,
+    every_config,
+    in_pieces,
+    randomised,
+)
+from torch import nn
 
 from undense.errors import UndenseError
 from undense.mixing import MixerConfig, build, config_from_dict, default
@@ -81,6 +94,60 @@ def test_bf16_agrees_with_fp32(name: str) -> None:
 
 
 @every_config
+@pytest.mark.parametrize("training", [True, False])
+def test_autocast_changes_no_more_than_it_rounds(config: MixerConfig, training: bool) -> None:
+    """Spectral mixers do not run in half precision; a way back under autocast may."""
+    mixer = randomised(config).train(training)
+    x = torch.randn(2, TIME, DIM, requires_grad=True)
+    found: list[tuple[torch.Tensor, ...]] = []
+    for enabled in (False, True):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            y, state = mixer(x)
+            (gradient,) = torch.autograd.grad(y.float().square().sum(), x)
+            with torch.no_grad():
+                token, _ = mixer.eval()(x[:, :1].bfloat16() if enabled else x[:, :1], state)
+        mixer.train(training)
+        found.append((y, token, gradient))
+    loose = 0.05 if config.component == "attention" else 1e-5
+    assert found[1][1].dtype == torch.bfloat16
+    for one, other, close in zip(*found, (loose, 0.05, 0.05), strict=True):
+        assert distance(other.float(), one) <= close
+
+
+class Doubled(nn.Module):
+    """As adapters are built: around a linear map, showing its weight."""
+
+    def __init__(self, inner: nn.Linear) -> None:
+        super().__init__()
+        self.inner = inner
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return self.inner.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * self.inner(x)
+
+
+@pytest.mark.parametrize("name", SPECTRAL)
+def test_what_stands_around_a_linear_map_is_called(name: str) -> None:
+    mixer = randomised(default(name, **SHORT[name])).requires_grad_(False)
+    wrapped, wanted = copy.deepcopy(mixer), copy.deepcopy(mixer)
+    found = {n: part for n, part in mixer.named_modules() if type(part) is nn.Linear}
+    assert {"project_in", "project_out"} <= set(found)
+    for path in found:
+        wrapped.set_submodule(path, Doubled(wrapped.get_submodule(path)))  # type: ignore[arg-type]
+        for p in wanted.get_submodule(path).parameters():
+            p.mul_(2)
+    x = torch.randn(2, TIME, DIM)  # gates of such weights magnify its rounding to 1e-4
+    for pieces in ([], [1, 9, 10], list(range(1, TIME))):
+        with torch.no_grad():
+            assert distance(in_pieces(wrapped, x, pieces)[0], wanted(x)[0]) <= 1e-3
+    assert distance(wrapped(x.requires_grad_())[0], wanted(x)[0]) <= 1e-3
+
+
+@every_config
 def test_bad_input_is_refused_by_name(config: MixerConfig) -> None:
     name = config.component
     mixer = build(DIM, config).eval()
@@ -98,8 +165,10 @@ def test_bad_input_is_refused_by_name(config: MixerConfig) -> None:
     }.items():
         with pytest.raises(UndenseError, match=message):
             call()
-    with torch.no_grad(), pytest.raises(UndenseError, match="not finite"):
-        mixer(x * torch.nan)
+    mask = torch.tensor([[True, True, False]] * 2)
+    for broken, given in ((mixer, None), (mixer, mask), (blind, None), (blind, mask)):
+        with torch.no_grad(), pytest.raises(UndenseError, match="not finite"):
+            broken(x * torch.nan, None, given)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -107,3 +176,22 @@ def test_more_heads_than_width_and_heads_that_do_not_divide_are_refused(name: st
     for heads in (3, 32):
         with pytest.raises(UndenseError, match=f"{name}: heads={heads}"):
             build(DIM, default(name, heads=heads))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"component": "spectral_layer", "causal": "no"}, "causal='no' must be bool"),
+        ({"component": "spectral_layer", "heads": 4.0}, "heads=4.0 must be int"),
+        ({"component": "spectral_gating", "entropy": -1}, "entropy=-1 must be at least 0"),
+        ({"component": "attention", "kv_heads": 0}, "multiple of kv_heads=0"),
+        ({"component": "attention", "rope_base": 0}, "rope_base=0 must be positive"),
+        (
+            {"component": "spectral_layer", "gating": {"component": "hierarchical_fft"}},
+            "gating='hierarchical_fft' has no such part",
+        ),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(UndenseError, match=words):
+        build(DIM, config_from_dict(values))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,8 @@ from mixer_variants import (
     randomised,
 )
 
+from undense.measure.flops import count_flops
+from undense.mixers import attention
 from undense.mixing import MixerConfig, build, default
 from undense.ops import spectral_mixer
 
@@ -79,9 +82,10 @@ def test_padding_anywhere_changes_nothing(config: MixerConfig, data: st.DataObje
     with torch.no_grad():
         padded, state = mixer(x, None, mask)
         pieces, later = in_pieces(mixer, x, cuts, mask)
-        other, _ = mixer(torch.where(mask[..., None], x, 100.0), None, mask)
+        nothing = torch.where(mask[..., None], x, torch.nan)
+        other, _ = in_pieces(mixer, nothing, cuts, mask)
         assert distance(pieces, padded) <= 1e-9
-        assert distance(other, padded) <= 1e-12
+        assert distance(other, pieces) <= 1e-12
         for row in range(2):
             alone, own = mixer(x[row : row + 1, mask[row]])
             assert distance(padded[row, mask[row]], alone[0]) <= 1e-9
@@ -157,6 +161,33 @@ def test_going_on_at_a_chunks_start_needs_no_offset(name: str) -> None:
     assert distance(pieces, whole) <= 1e-10
     for one, other in zip(state, after, strict=True):
         assert torch.allclose(one, other, rtol=1e-8, atol=1e-10)
+
+
+def test_windows_over_many_tokens_at_once_go_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a state or with padding; a mask of all tokens would grow with their square."""
+    mixer = randomised(default("attention", window=4), torch.float64)
+    x = torch.randn(2, 53, DIM, dtype=torch.float64)
+    mask = torch.rand(2, 53) > 0.3
+    _, before = mixer(x[:, :7])
+    wanted = [mixer(x, before), mixer(x, None, mask), mixer(x, before, mask)]
+    monkeypatch.setattr(attention, "PIECE", 5)
+    widest: list[int] = []
+    plain = attention._attend
+
+    def watched(*given: Any) -> torch.Tensor:
+        widest.append(given[0].shape[1])
+        return plain(*given)
+
+    monkeypatch.setattr(attention, "_attend", watched)
+    got = [mixer(x, before), mixer(x, None, mask), mixer(x, before, mask)]
+    assert max(widest) == 5
+    for (y, state), (other, after) in zip(got, wanted, strict=True):
+        assert distance(y, other) <= 1e-12
+        assert torch.equal(state[0], after[0])
+        assert all(distance(a, b) <= 1e-12 for a, b in zip(state[1:], after[1:], strict=True))
+    with torch.no_grad():
+        count = count_flops(lambda: mixer(x, before))
+        assert count.dispatched == mixer.cost(2, 53, past=7).forward
 
 
 def test_only_a_cache_grows() -> None:

@@ -49,6 +49,23 @@ def test_interrupted_equals_uninterrupted_and_loads(recipe: PretrainRecipe, tmp_
     assert [type(c) for c in found] == [undense.ffn.TensorFactor] * 2
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_spectral_host_is_pretrained_interrupted_and_loaded(
+    recipe: PretrainRecipe, tmp_path: Path, dtype: Any
+) -> None:
+    """A hybrid; in bf16 the Trainer puts autocast around the model."""
+    spectral = dataclasses.replace(
+        recipe, host="spectral", attention_every=2, ffn=None, dtype=dtype, steps=4, save_every=2
+    )
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    metrics = pretrain(spectral, whole, build=build_from)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(spectral, cut, build=build_from, callbacks=[KilledAt(3)])
+    assert pretrain(spectral, cut, build=build_from)["loss"] == metrics["loss"]
+    loaded = AutoModelForCausalLM.from_pretrained(whole)
+    assert [type(b.mixer).__name__ for b in loaded.model.layers] == ["SpectralLayer", "Attention"]
+
+
 @pytest.mark.parametrize("host", ["gpt2", "llama"])
 def test_a_share_refers_to_the_hosts_own_ffn(recipe: PretrainRecipe, host: Any) -> None:
     from undense.train.tokens import train_tokenizer

@@ -46,7 +46,7 @@ class MixerSite(nn.Module):
     ) -> tuple[Tensor, None]:
         time = hidden_states.shape[1]
         cache = None if past_key_values is None else _place(past_key_values, self.layer)
-        mask = _real(attention_mask, time)
+        mask = _real(attention_mask, time, 0 if cache is None else cache.seen)
         y, state = self.mixer(hidden_states, None if cache is None else cache.state, mask)
         if cache is not None:
             cache.advance(state, time)
@@ -188,15 +188,19 @@ def _place(cache: Cache, layer: int) -> StateLayer:
         inner.layers.append(DynamicLayer())
     found = inner.layers[layer]
     if not isinstance(found, StateLayer):
-        found = inner.layers[layer] = StateLayer()
+        # What a cache of fixed size makes of its other layers' masks hangs on every layer's word.
+        compileable, found = found.is_compileable, StateLayer()
+        found.is_compileable = compileable
+        inner.layers[layer] = found
     return found
 
 
-def _real(mask: Any, time: int) -> Tensor | None:
-    """Which of the last `time` tokens are no padding, (batch, time) bool; None: all.
+def _real(mask: Any, time: int, seen: int) -> Tensor | None:
+    """Which of the last `time` tokens, after `seen`, are no padding, (batch, time) bool; None: all.
 
     Of a mask of queries and keys (batch, 1, queries, keys), the diagonal: a real token sees itself,
-    whatever window it has, and padding is seen by nobody.
+    whatever window it has, and padding is seen by nobody. A cache of fixed size has keys for tokens
+    still to come, behind it; one of a window has fewer keys than there were tokens.
     """
     if mask is None:
         return None
@@ -208,8 +212,9 @@ def _real(mask: Any, time: int) -> Tensor | None:
     if mask.dim() == 2:
         real = mask[:, -time:].bool()
     else:
-        seen = mask[:, 0, -time:, -time:].diagonal(dim1=1, dim2=2)
-        real = seen if seen.dtype == torch.bool else seen == 0
+        end = min(seen + time, mask.shape[3])
+        own = mask[:, 0, -time:, end - time : end].diagonal(dim1=1, dim2=2)
+        real = own if own.dtype == torch.bool else own == 0
     if not torch.compiler.is_compiling() and not real.is_meta and bool(real.all()):
         return None
     return real

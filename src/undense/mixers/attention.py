@@ -24,6 +24,9 @@ from undense.mixing import (
 )
 from undense.ops import rotary
 
+# Tokens of a long call on a state, or with padding, that meet one mask; a window where that is more
+PIECE = 256
+
 
 @register("attention")
 class Attention(SequenceMixer):
@@ -47,10 +50,14 @@ class Attention(SequenceMixer):
         bias: bool = False
 
         def __post_init__(self) -> None:
-            kv_heads = self.kv_heads or self.heads
+            kv_heads = self.heads if self.kv_heads is None else self.kv_heads
             if self.heads < 1 or kv_heads < 1 or self.heads % kv_heads:
                 raise UndenseError(
                     f"attention: heads={self.heads} must be a multiple of kv_heads={kv_heads}"
+                )
+            if self.rope_base is not None and not self.rope_base > 0:
+                raise UndenseError(
+                    f"attention: rope_base={self.rope_base} must be positive, or None for none"
                 )
             if self.window is not None and (self.window < 1 or not self.causal):
                 raise UndenseError(
@@ -81,8 +88,13 @@ class Attention(SequenceMixer):
         self, x: Tensor, state: State | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, State]:
         self.check(x, state, mask)
+        if mask is not None:  # a weight of 0 does not silence what is no number
+            x = x.masked_fill(~mask[..., None], 0)
         batch, time, _ = x.shape
         heads, kv_heads, window = self.config.heads, self.kv_heads, self.config.window
+        masked = state is not None or mask is not None
+        if masked and window is not None and time > 2 * max(window, PIECE):
+            return self._in_pieces(x, state, mask, max(window, PIECE))
         seen = x.new_zeros(batch, dtype=torch.int64) if state is None else state[0]
         if mask is None:
             steps = torch.arange(time, device=x.device).expand(batch, time)
@@ -114,7 +126,7 @@ class Attention(SequenceMixer):
         y = self.project_out(mixed.flatten(2))
         if mask is not None:
             y = y * mask[..., None]
-        require_finite("attention", y)
+        require_finite("attention", y, mask)
         if not self.config.causal:
             return y, ()
         if mask is not None and where is not None:  # the unused slots of a cache are its first ones
@@ -125,6 +137,18 @@ class Attention(SequenceMixer):
             k, v = k[:, kept:], v[:, kept:]
         seen = seen + (time if mask is None else mask.sum(1))
         return y, (seen, k, v)
+
+    def _in_pieces(
+        self, x: Tensor, state: State | None, mask: Tensor | None, size: int
+    ) -> tuple[Tensor, State]:
+        """The same, `size` tokens at a time: a mask of all would grow with the square of them."""
+        found = []
+        masks = [None] * x.shape[1] if mask is None else mask.split(size, 1)
+        for piece, hidden in zip(x.split(size, 1), masks, strict=False):
+            y, state = self(piece, state, hidden)
+            found.append(y)
+        assert state is not None
+        return torch.cat(found, 1), state
 
     def _allowed(self, positions: Tensor, where: Tensor) -> Tensor:
         """(batch, 1, queries, keys): real keys, of them the past, of it the window.
@@ -143,6 +167,12 @@ class Attention(SequenceMixer):
 
     def cost(self, batch: int, length: int, *, past: int = 0) -> Cost:
         tokens, window = batch * length, self.config.window
+        if past and window is not None and length > 2 * (size := max(window, PIECE)):
+            pieces = [
+                self.cost(batch, min(size, length - start), past=past + start)
+                for start in range(0, length, size)
+            ]
+            return Cost.total("attention", *pieces)
         inner = self.project_in.out_features
         parts = [
             cost.linear("in", tokens, self.dim, inner, bias=self.config.bias),

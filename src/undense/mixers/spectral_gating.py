@@ -43,6 +43,10 @@ class AdvancedSpectralGating(SpectralMixer):
                         f"spectral_gating: {name}={getattr(self, name)} must be at least 0 and"
                         " below 1"
                     )
+            if not self.entropy >= 0:
+                raise UndenseError(
+                    f"spectral_gating: entropy={self.entropy} must be at least 0 (0: none)"
+                )
 
     @classmethod
     def parts(cls, dim: int, heads: int, config: Config, *, causal: bool) -> SpectralParts:

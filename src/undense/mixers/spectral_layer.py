@@ -55,6 +55,16 @@ class SpectralLayer(SpectralMixer):
             SpectralParts() if child is None else _parts(dim, heads, child, causal)
             for child in children
         )
+        for name, child, part in (
+            ("hierarchical", config.hierarchical, wide.kernel),
+            ("gating", config.gating, gated.gates),
+            ("selector", config.selector, chosen.selector),
+        ):
+            if child is not None and part is None:
+                raise UndenseError(
+                    f"spectral_layer: {name}={child.component!r} has no such part; use"
+                    " hierarchical_fft, spectral_gating and frequency_selector, each in its place"
+                )
         banks = {bank.modes for bank in (gated.bank, chosen.bank) if bank is not None}
         if len(banks) > 1:
             raise UndenseError(

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from undense import cost
 from undense.cost import Cost
 from undense.ops.auxiliary import with_loss
+from undense.ops.projections import along
 from undense.ops.windows import BANDS
 
 WAVES = 4  # sinusoids of the learned phase function
@@ -88,8 +89,8 @@ class BandGates(nn.Module):
         logits = logits + self.bias
         if self.exchange is not None:
             up, gelu, dropout, down = self.exchange
-            assert isinstance(up, nn.Linear) and isinstance(down, nn.Linear)
-            logits = logits + _along(down, dropout(gelu(_along(up, logits))))
+            dtype = self.bias.dtype
+            logits = logits + along(down, dropout(gelu(along(up, logits, dtype))), dtype)
         strength, turn = logits.to(kept).unflatten(1, (2, self.heads, BANDS)).unbind(1)
         size = strength.sigmoid()
         if self.threshold is not None and self.sharpness is not None:
@@ -157,12 +158,6 @@ def _entropy(size: Tensor) -> Tensor:
     """Mean entropy of the bands' shares of a head's magnitude, 1 when all bands speak alike."""
     share = size / size.sum(2, keepdim=True).clamp_min(1e-6)
     return -(share * share.clamp_min(1e-6).log()).sum(2).mean() / math.log(BANDS)
-
-
-def _along(linear: nn.Linear, x: Tensor) -> Tensor:
-    """The linear map over the channels of (batch, channels, time)."""
-    weight = linear.weight.to(x.dtype).expand(len(x), -1, -1)
-    return torch.bmm(weight, x) + linear.bias[:, None]
 
 
 def _along_cost(name: str, batch: int, time: int, fan_in: int, fan_out: int) -> Cost:

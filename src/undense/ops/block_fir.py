@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 
 from undense.cost import Cost
+from undense.ops.full_precision import in_full
 
 BLOCK = 32
 
@@ -79,6 +80,7 @@ class _FilterBlocks(Function):
 
     @staticmethod
     @once_differentiable
+    @in_full
     def backward(  # type: ignore[override]  (as the decorator leaves it)
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor, Tensor]:

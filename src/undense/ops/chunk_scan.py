@@ -23,6 +23,7 @@ from torch.autograd.function import Function, once_differentiable
 
 from undense import cost
 from undense.cost import Cost
+from undense.ops.full_precision import in_full
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class _Read(Function):
 
     @staticmethod
     @once_differentiable
+    @in_full
     def backward(  # type: ignore[override]  (as the decorator leaves it)
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor, ...]:

@@ -16,6 +16,7 @@ from torch.autograd.function import Function, once_differentiable
 
 from undense import cost
 from undense.cost import Cost
+from undense.ops.full_precision import in_full
 from undense.ops.row_fir import compiled
 
 # Numbers of one block of rows, so that a block, its source and its gradient stay in a 2 MB cache.
@@ -31,6 +32,19 @@ def drive(
     once, so that it does not depend on how many tokens are multiplied together; not in half
     precision, which has lost more before. Its gradient is made as any."""
     return _Drive.apply(x, weight, taps, seen, unseen, exact and weight.dtype == torch.float32)
+
+
+def convolved(
+    whole: Tensor, taps: Tensor, seen: list[int], unseen: list[int]
+) -> tuple[Tensor, ...]:
+    """The same of given projections, (batch, sum of all sizes, taps - 1 + time)."""
+    early = taps.shape[1] - 1
+    time = whole.shape[2] - early
+    mixed, rest = whole.split([len(taps), whole.shape[1] - len(taps)], 1)
+    lagged = [
+        mixed[..., early - j : early - j + time] * taps[:, j : j + 1] for j in range(early + 1)
+    ]
+    return (*sum(lagged[1:], lagged[0]).split(seen, 1), *rest[..., early:].split(unseen, 1))
 
 
 class _Drive(Function):
@@ -64,6 +78,7 @@ class _Drive(Function):
 
     @staticmethod
     @once_differentiable
+    @in_full
     def backward(  # type: ignore[override]  (as the decorator leaves it)
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor | None, ...]:

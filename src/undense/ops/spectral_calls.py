@@ -16,7 +16,7 @@ from undense.ops.recurrences import chosen_in
 from undense.ops.slots import Slots
 from undense.ops.spectral_parts import SpectralParts
 from undense.ops.spectral_tables import Weights, weights_of
-from undense.ops.spectral_token import Token, alike_state
+from undense.ops.spectral_token import Token, alike_state, evaluating, inside
 
 Named = dict[str, Tensor]
 
@@ -31,6 +31,8 @@ def served(
     """The weights, if the compiled operations take this call: for inference in fp32 on a CPU, of
     parts that are nothing but themselves."""
     if own.training or x.dtype != torch.float32 or not serves(x):
+        return None
+    if torch._C._get_tracing_state() is not None or not evaluating(inside(own, parts.selector)):
         return None
     weights = weights_of(own, parts)
     if weights is None or not alike(x, (t for t in weights if t is not weights.octave)):

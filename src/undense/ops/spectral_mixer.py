@@ -14,11 +14,12 @@ from undense.mixing import POSITIONS, SequenceMixer, Slot, State, require_finite
 from undense.ops import spectral_calls as calls
 from undense.ops.causal_fir import BandedKernel
 from undense.ops.content_memory import Streams
-from undense.ops.drive import drive
+from undense.ops.full_precision import autocasts
 from undense.ops.modal_bank import LONGEST_CHUNK
 from undense.ops.mode_selector import HISTORY
 from undense.ops.output_gate import unit_gate
 from undense.ops.overlap_add import OverlapAddFilter
+from undense.ops.projections import inward, outward
 from undense.ops.recurrences import Drive, Prepared, chosen_in, prepare, recur
 from undense.ops.slots import Slots, at_a_chunk
 from undense.ops.spectral_calls import served
@@ -73,13 +74,7 @@ class SpectralMixer(SequenceMixer):
         """Fresh parts for a mixer of this width and number of heads."""
 
     def _own(self) -> SpectralParts:
-        return SpectralParts(
-            kernel=self.kernel,
-            memory=self.memory,
-            bank=self.bank,
-            gates=self.gates,
-            selector=self.selector,
-        )
+        return SpectralParts(self.kernel, self.memory, self.bank, self.gates, self.selector)
 
     def layout(self) -> tuple[Slot, ...]:
         return self.slots if self.config.causal else ()
@@ -106,13 +101,21 @@ class SpectralMixer(SequenceMixer):
         self, x: Tensor, state: State | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, State]:
         self.check(x, state, mask)
+        if autocasts(x):  # as half precision, see `_project`
+            with torch.autocast(x.device.type, enabled=False):
+                y, state = self._mix(x.to(self.conv.dtype), state, mask)
+            y = y.to(x.dtype)
+        else:
+            y, state = self._mix(x, state, mask)
+        require_finite(self.component, y, mask)
+        return y, state
+
+    def _mix(self, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
         if not self.config.causal:
             return self._both_ways(x, mask), ()
         batch, time, _ = x.shape
         if state is not None and time == 1:
-            y, state = self._step(x, state, mask)
-            require_finite(self.component, y)
-            return y, state
+            return self._step(x, state, mask)
         parts = self._own()
         weights = served(self, parts, x, state, self.slots)
         aligned = state is None or (mask is None and at_a_chunk(state[0], self.chunk))
@@ -130,7 +133,6 @@ class SpectralMixer(SequenceMixer):
                 pieces.append(y)
             y = pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
         assert state is not None
-        require_finite(self.component, y)
         return y, state
 
     def _stretch(
@@ -203,7 +205,7 @@ class SpectralMixer(SequenceMixer):
         else:
             y, following = calls.step(found, self.selector, x, past, self.heads, self.chunk)
         if mask is not None:
-            y = y * mask[..., None]
+            y = y.masked_fill(~mask[..., None], 0)
             for name, tensor in following.items():
                 real = mask[:, 0].view(-1, *(1,) * (tensor.dim() - 1))
                 following[name] = torch.where(real, tensor, past[name])
@@ -256,10 +258,10 @@ class SpectralMixer(SequenceMixer):
     def _project(self, placed: Tensor, slots: Slots) -> Drive:
         """(batch, conv_width - 1 + slots, dim) to what drives the parts, for the slots. Half
         precision ends here: transforms and long sums cannot be done in it."""
-        dtype, weight = arithmetic(placed.dtype), self.project_in.weight
+        taps = self.conv.to(arithmetic(placed.dtype))
         exact = self.gates is not None and not self.training  # see band_gates.py
-        v, q, k, z, decay, write, logits = drive(
-            placed.to(weight.dtype), weight, self.conv.to(dtype), self.mixed, self.plain, exact
+        v, q, k, z, decay, write, logits = inward(
+            self.project_in, placed, taps, self.mixed, self.plain, exact
         )
         real = slots.real(len(v), v.device)
         if real is not None:
@@ -269,8 +271,7 @@ class SpectralMixer(SequenceMixer):
     def _project_out(self, z: Tensor, *parts: Tensor, dtype: torch.dtype) -> Tensor:
         """Every head's output at unit power, times silu(z), through W_out: to (batch, time, dim).
         `parts`: see `unit_gate`."""
-        weight = self.project_out.weight.T.expand(len(z), -1, -1)
-        return torch.bmm(unit_gate(z, *parts).to(weight.dtype).mT, weight).to(dtype)
+        return outward(self.project_out, unit_gate(z, *parts), dtype)
 
     def cost(self, batch: int, length: int, *, past: int = 0) -> Cost:
         """As it runs outside training, without what only training adds (the auxiliary loss, the

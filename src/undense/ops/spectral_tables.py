@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from undense.kernels.held import all_held, held, plain, there
+from undense.kernels.held import all_held, held, plain, there, within
 from undense.kernels.native_spectral import Sizes, Tables, padded, words
 from undense.ops.band_gates import BandGates
 from undense.ops.causal_fir import BandedKernel, banded
@@ -55,6 +55,9 @@ def weights_of(own: nn.Module, parts: SpectralParts) -> Weights | None:
     """The weights that the operations read in place of calling the parts within; None where those
     have to be called. `own` has `project_in`, `conv`, `project_out`."""
     kernel, memory, bank, gates = parts.kernel, parts.memory, parts.bank, parts.gates
+    project_in, project_out = within(own, "project_in"), within(own, "project_out")
+    if not (plain(project_in, nn.Linear) and plain(project_out, nn.Linear)):
+        return None
     up = down = None
     if not plain(gates, BandGates):
         return None
@@ -72,9 +75,9 @@ def weights_of(own: nn.Module, parts: SpectralParts) -> Weights | None:
             return None
     linear = ("weight", "bias")
     found = (
-        own.project_in.weight,  # type: ignore[arg-type]
+        held(project_in, "weight"),
         there(own, "conv"),
-        own.project_out.weight,  # type: ignore[arg-type]
+        held(project_out, "weight"),
         *all_held(kernel, ("raw", "scale")),
         *all_held(window, ("logits", "shapes")),
         None if kernel is None else kernel.octave,

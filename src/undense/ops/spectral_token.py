@@ -8,7 +8,7 @@ here what was found is kept, and only whether it still holds is looked at.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -58,20 +58,32 @@ def alike_state(state: State, slots: Sequence[Slot]) -> bool:
 
 
 def watched(x: Tensor) -> bool:
-    """Whether a compiler, a counter or a subclass of tensors is to see the operations."""
+    """Whether a compiler, a tracer, a transform, a counter or a subclass of tensors is to see the
+    operations."""
     return (
         torch.compiler.is_compiling()
         or type(x) is not Tensor
+        or torch._C._get_tracing_state() is not None
+        or torch._C._functorch.maybe_current_level() is not None  # type: ignore[attr-defined]
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._len_torch_function_stack() > 0
     )
 
 
-def _within(module: nn.Module, but: nn.Module | None) -> Iterator[nn.Module]:
+def inside(module: nn.Module, but: nn.Module | None) -> Iterator[nn.Module]:
+    """All modules in this one, without `but` and what is in that."""
     for child in module._modules.values():
         if child is not None and child is not but:
             yield child
-            yield from _within(child, but)
+            yield from inside(child, but)
+
+
+def evaluating(modules: Iterable[nn.Module]) -> bool:
+    """Whether none of them is in training mode: someone may want dropout alone."""
+    for module in modules:  # noqa: SIM110  (a generator would take twice as long)
+        if module.training:
+            return False
+    return True
 
 
 class Token:
@@ -94,7 +106,7 @@ class Token:
             (source.data_ptr(), copy.data_ptr(), copy.nbytes)
             for source, copy in zip(self.sources, self.copies, strict=True)
         ]
-        self.inside = list(_within(own, parts.selector))
+        self.inside = list(inside(own, parts.selector))
         # `own` itself is not kept: it is what this is forgotten with
         self.children = [
             (holder._modules, name, child)
@@ -123,7 +135,9 @@ class Token:
         for held, name, tensor, at, dtype in self.places:
             if held.get(name) is not tensor or tensor.data_ptr() != at or tensor.dtype != dtype:
                 return False
-        return untouched(self.inside) and same_bits(self.bits)
+            if not tensor.is_contiguous():  # as if turned in its place
+                return False
+        return untouched(self.inside) and evaluating(self.inside) and same_bits(self.bits)
 
     def __call__(
         self, x: Tensor, positions: Tensor, awake: Tensor | None, state: list[Tensor]
