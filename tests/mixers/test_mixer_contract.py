@@ -171,6 +171,22 @@ def test_bad_input_is_refused_by_name(config: MixerConfig) -> None:
             broken(x * torch.nan, None, given)
 
 
+@every_config
+def test_what_is_no_number_is_refused_wherever_it_stands(config: MixerConfig) -> None:
+    mixer = build(DIM, config).eval()
+    x = torch.randn(2, 11, DIM)
+    x[1, 3] = torch.nan  # out of reach of short filters by the last token
+    with torch.no_grad(), pytest.raises(UndenseError, match="not finite"):
+        mixer(x)
+
+
+def test_a_state_of_other_chunks_is_refused() -> None:
+    mixer, other = (build(DIM, default("spectral_layer", chunk=chunk)) for chunk in (8, 16))
+    _, state = mixer(torch.randn(2, 5, DIM))
+    with pytest.raises(UndenseError, match=r"state .chunk. has the shape .*another"):
+        other(torch.randn(2, 5, DIM), state)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_more_heads_than_width_and_heads_that_do_not_divide_are_refused(name: str) -> None:
     for heads in (3, 32):

@@ -126,7 +126,7 @@ class Attention(SequenceMixer):
         y = self.project_out(mixed.flatten(2))
         if mask is not None:
             y = y * mask[..., None]
-        require_finite("attention", y, mask)
+        require_finite("attention", y)
         if not self.config.causal:
             return y, ()
         if mask is not None and where is not None:  # the unused slots of a cache are its first ones

@@ -32,6 +32,8 @@ from undense.registry import Config
 # enough for the allocator to hand out memory that it has had before.
 SEGMENT = 2048
 
+CHUNK = "chunk"  # the slot that says it
+
 
 class SpectralMixer(SequenceMixer):
     """y = W_out (silu(z) * norm(filter(v) + modes(v) + memory(q, k, v))), with v, q, k the short
@@ -94,6 +96,8 @@ class SpectralMixer(SequenceMixer):
                 Slot("means", (HISTORY, self.dim)),
                 Slot("running", (1, self.dim)),
                 Slot("awake", (self.heads, self.bank.modes)),
+                # no numbers: a state of other chunks, whose means are others, has another shape
+                Slot(CHUNK, (0, self.chunk)),
             ]
         return tuple(slots)
 
@@ -107,7 +111,7 @@ class SpectralMixer(SequenceMixer):
             y = y.to(x.dtype)
         else:
             y, state = self._mix(x, state, mask)
-        require_finite(self.component, y, mask)
+        require_finite(self.component, y)
         return y, state
 
     def _mix(self, x: Tensor, state: State | None, mask: Tensor | None) -> tuple[Tensor, State]:
@@ -122,7 +126,7 @@ class SpectralMixer(SequenceMixer):
         if weights is not None:
             past, sizes = self._named(x, state), (self.heads, self.chunk, SEGMENT)
             y, following = calls.stretch(parts, weights, x, mask, past, *sizes, aligned=aligned)
-            state = tuple(following[slot.name] for slot in self.layout())
+            state = self._after(following, past)
         else:
             prepared = prepare(parts, batch, self.chunk, arithmetic(x.dtype))
             pieces = []
@@ -166,7 +170,7 @@ class SpectralMixer(SequenceMixer):
             parts = [slots.heads(prepared.filter(joined), self.heads), *parts]
             following["recent values"] = slots.tail(joined, 2)[..., early - before.shape[-1] :]
         y = slots.pick(self._project_out(drive.z, *parts, dtype=x.dtype))
-        return y, tuple(following[slot.name] for slot in self.layout())
+        return y, self._after(following, past)
 
     def _both_ways(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Not causal: the recurrences run over the tokens and over the reversed tokens, and the
@@ -209,7 +213,7 @@ class SpectralMixer(SequenceMixer):
             for name, tensor in following.items():
                 real = mask[:, 0].view(-1, *(1,) * (tensor.dim() - 1))
                 following[name] = torch.where(real, tensor, past[name])
-        return y, tuple(following[slot.name] for slot in self.layout())
+        return y, self._after(following, past)
 
     def _recur_once(self, x: Tensor, past: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """One token by the recurrences themselves."""
@@ -241,6 +245,12 @@ class SpectralMixer(SequenceMixer):
             following["recent values"] = joined[..., 1:]
         parts = [part[..., None, None] for part in parts]
         return self._project_out(drive.z, *parts, dtype=x.dtype), following
+
+    def _after(self, following: dict[str, Tensor], past: dict[str, Tensor]) -> State:
+        """The state in the order of the layout."""
+        if self.selector is not None:
+            following[CHUNK] = past[CHUNK]
+        return tuple(following[slot.name] for slot in self.slots)
 
     def _named(self, x: Tensor, state: State | None) -> dict[str, Tensor]:
         if state is None:

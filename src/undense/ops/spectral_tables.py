@@ -162,7 +162,11 @@ def derived_of(w: Weights, heads: int, chunk: int) -> Derived:
     found = _derive(w, heads, chunk)
     while len(_kept) >= KEPT:
         _kept.pop(next(iter(_kept)), None)
-    _kept[key] = ([None if t is None else t.clone() for t in sources], found)
+    # copies in the order of their numbers, which is what bits of contiguous parameters stand for
+    copies = [
+        None if t is None else t.clone(memory_format=torch.contiguous_format) for t in sources
+    ]
+    _kept[key] = (copies, found)
     return found
 
 
