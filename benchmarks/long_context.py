@@ -24,6 +24,7 @@ from peak_memory import peak_megabytes
 import undense
 from undense.files import write_json
 from undense.measure.timing import environment, interleaved
+from undense.mixers import all_parts
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT, EARLY, TOKENS = 16_384, 1024, 64
@@ -38,7 +39,11 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     config = undense.SpectralConfig(
-        vocab_size=256, hidden_size=256, num_hidden_layers=4, num_attention_heads=4
+        vocab_size=256,
+        hidden_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        mixer=all_parts().to_dict(),
     )
     model = undense.SpectralModel(config).eval()
     text = torch.randint(256, (1, options.tokens))

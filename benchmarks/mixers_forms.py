@@ -2,7 +2,8 @@
 
     python benchmarks/mixers_forms.py [--lengths 4096 65536] [--arms …]
 
-Every causal mixer of ours at its defaults, d=64, 4 heads, parameters as built and moved at random
+Every causal mixer of ours at its defaults, and `spectral_layer` with all parts on (`all_parts`),
+d=64, 4 heads, parameters as built and moved at random
 (times 1.5, plus 0.3 standard deviations): one call over all tokens against calls of 1000, and
 against one call a token over the last 1000 to 2000 (before them, calls of 1000); fp32 and fp64;
 largest difference over the largest output. Leak: the tokens after 60 % are replaced, values and
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +23,22 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-import undense.mixers  # noqa: F401  (registers the mixers)
 from undense.files import write_json
 from undense.measure.timing import environment
+from undense.mixers import all_parts
 from undense.mixing import SequenceMixer, State, build, default, mixers
 
 ROOT = Path(__file__).resolve().parent.parent
 DIM, PIECE, STEPS = 64, 1000, 1000
+ALL_PARTS = "all_parts"
 
 
 def built(
     name: str, dtype: torch.dtype, *, causal: bool = True, moved: bool = True
 ) -> SequenceMixer:
     torch.manual_seed(0)
-    mixer = build(DIM, default(name, causal=causal)).to(dtype).eval()
+    config = all_parts if name == ALL_PARTS else partial(default, name)
+    mixer = build(DIM, config(causal=causal)).to(dtype).eval()
     if not moved:
         return mixer
     with torch.no_grad():
@@ -91,8 +95,8 @@ def leak(name: str, length: int, *, causal: bool) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lengths", type=int, nargs="+", default=[4096, 65_536])
-    ours = [name for name in mixers() if name != "attention"]
-    parser.add_argument("--arms", nargs="+", default=ours, choices=mixers())
+    ours = [*(name for name in mixers() if name != "attention"), ALL_PARTS]
+    parser.add_argument("--arms", nargs="+", default=ours, choices=[*mixers(), ALL_PARTS])
     options = parser.parse_args()
     torch.set_num_threads(1)
     today = datetime.date.today().isoformat()

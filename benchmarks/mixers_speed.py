@@ -4,14 +4,15 @@
         [--blocks 256 512 768]
 
 Forward without gradients, training step (forward and backward), decoding one token after so many,
-and the peak memory of a forward above what was in use; d=256, 4 heads, all parts on, fp32, one row,
-pinned threads, all arms of a length in turns. Beside our mixers stand those of transformers
-(`peers.py`: Mamba-2, gated DeltaNet, xLSTM, lightning attention, RWKV-4, their own CPU paths), as
-wide as makes their parameters those of `spectral_layer`. A cell that would take longer than
-`--seconds` is not run: it is extrapolated from the longest length measured by the growth of the
-arm's counted FLOPs (a peer's: of the length), and marked. `--blocks`: nothing but training steps of
-whole layers of these widths, beside the bound that their FLOPs set (`block_steps.py`). Goes on
-where it was interrupted; writes `benchmarks/results/mixers-speed-DATE.json` and a plot beside it.
+and the peak memory of a forward above what was in use; d=256, 4 heads, fp32, one row, pinned
+threads, all arms of a length in turns. `all_parts` is `spectral_layer` with every part on. Beside
+our mixers stand those of transformers (`peers.py`: Mamba-2, gated DeltaNet, xLSTM, lightning
+attention, RWKV-4, their own CPU paths), as wide as makes their parameters those of
+`spectral_layer`. A cell that would take longer than `--seconds` is not run: it is extrapolated from
+the longest length measured by the growth of the arm's counted FLOPs (a peer's: of the length), and
+marked. `--blocks`: nothing but training steps of whole layers of these widths, beside the bound
+that their FLOPs set (`block_steps.py`). Goes on where it was interrupted; writes
+`benchmarks/results/mixers-speed-DATE.json` and a plot beside it.
 """
 
 from __future__ import annotations
@@ -29,13 +30,15 @@ from peak_memory import peak_megabytes
 from peers import PEERS, Peer, matched, parameters_of
 from tqdm import tqdm
 
-import undense.mixers  # noqa: F401  (registers the mixers)
 from undense.files import write_json
 from undense.measure.timing import environment, interleaved
+from undense.mixers import all_parts
 from undense.mixing import SequenceMixer, build, default, mixers
 
 ROOT = Path(__file__).resolve().parent.parent
 DIM = 256
+ALL_PARTS = "all_parts"
+ARMS = [*mixers(), ALL_PARTS]
 LENGTHS = [512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072, 200_000]
 LONGEST_STEP = 32_768  # a training step beyond it is a question of memory, not of speed
 TOKENS = 64  # decoded in a row, so that what is done once a chunk is counted once
@@ -107,7 +110,14 @@ def arms_of(names: list[str]) -> dict[str, SequenceMixer]:
     """Our mixers with their defaults, peers as large as `spectral_layer`."""
     size = parameters_of(build(DIM, default("spectral_layer")))
     return {
-        name: build(DIM, matched(name, DIM, 4, size) if name in PEERS else default(name))
+        name: build(
+            DIM,
+            matched(name, DIM, 4, size)
+            if name in PEERS
+            else all_parts()
+            if name == ALL_PARTS
+            else default(name),
+        )
         for name in names
     }
 
@@ -176,7 +186,7 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--seconds", type=float, default=60, help="the most that one cell may take")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--arms", nargs="+", default=mixers(), choices=mixers())
+    parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
     parser.add_argument("--blocks", type=int, nargs="+", default=[], help="widths of layers")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

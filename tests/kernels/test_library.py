@@ -15,6 +15,7 @@ from undense.kernels.library import ELSEWHERE, LEVELS, VARIABLE, kernels
 PROGRAM = """
 import torch, undense, undense.mixers
 from undense import mixing
+from undense.mixers import all_parts
 from undense.contract import DenseShape, build
 from undense.ffn.presets import resolve
 from undense.kernels.library import kernels
@@ -29,7 +30,7 @@ for gated, activation in ((False, "gelu_tanh"), (True, "silu"), (False, "gelu"),
     x = torch.randn(9, 72, requires_grad=True)
     ffn(x).sum().backward()
     total += x.grad.double().sum().item()
-mixer = mixing.build(24, mixing.default("spectral_layer", chunk=8)).eval()
+mixer = mixing.build(24, all_parts(chunk=8)).eval()
 x = torch.randn(2, 21, 24)
 with torch.no_grad():
     y, state = mixer(x)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import undense.mixers  # noqa: F401  (registers the mixers)
+from undense.mixers import all_parts
 from undense.mixing import MixerConfig, SequenceMixer, State, build, default, mixers
 
 DIM = 16
@@ -32,11 +32,12 @@ def variants() -> list[MixerConfig]:
         default("attention", window=5, kv_heads=2),
         default("attention", rope_base=None),
         default("hierarchical_fft", chunk=8, taps=5, features=0),
-        default("spectral_gating", chunk=8, exchange=False, phases=False, thresholds=False),
+        default("spectral_gating", chunk=8, phases=False, thresholds=False),
+        default("spectral_gating", chunk=8, exchange=True, entropy=1e-3),
         default("frequency_selector", chunk=8, method="gumbel"),
         default("spectral_layer", chunk=8, hierarchical=None, conv_width=1),
-        default("spectral_layer", chunk=8, gating=None),
-        default("spectral_layer", chunk=8, selector=None),
+        all_parts(chunk=8),
+        all_parts(chunk=8).replace(gating=None),
     ]
     found = [default(name, **SHORT.get(name, {})) for name in NAMES] + more
     assert all(isinstance(config, MixerConfig) for config in found)

@@ -10,10 +10,10 @@ import torch
 from mixer_variants import DIM, SPECTRAL, distance, in_pieces, randomised, variants
 from torch import Tensor, nn
 
-import undense.mixers  # noqa: F401  (registers the mixers)
 from undense.errors import UndenseError
 from undense.kernels.library import kernels
 from undense.measure.flops import count_flops
+from undense.mixers import all_parts
 from undense.mixing import MixerConfig, SequenceMixer, State, build, default
 from undense.ops import spectral_inference, spectral_mixer
 from undense.ops.output_gate import unit_gate
@@ -72,7 +72,7 @@ def operations(run: Callable[[], object]) -> set[str]:
 
 
 def test_inference_is_a_few_operations_and_training_runs_step_by_step() -> None:
-    mixer, x = randomised(default("spectral_layer", chunk=8)), torch.randn(2, 11, DIM)
+    mixer, x = randomised(all_parts(chunk=8)), torch.randn(2, 11, DIM)
 
     def inference() -> State:
         with torch.no_grad():
@@ -96,7 +96,7 @@ def squares(gates: nn.Module) -> None:
 
 @pytest.mark.parametrize("change", [thirds, squares])
 def test_what_others_put_into_a_part_is_used(change: Callable[[nn.Module], None]) -> None:
-    mixer, x = randomised(default("spectral_layer", chunk=8)), torch.randn(2, 11, DIM)
+    mixer, x = randomised(all_parts(chunk=8)), torch.randn(2, 11, DIM)
     with torch.no_grad():
         before, state = mixer(x)
         token, _ = mixer(x[:, :1], state)
@@ -111,7 +111,7 @@ def test_what_others_put_into_a_part_is_used(change: Callable[[nn.Module], None]
 
 
 def test_a_state_in_half_precision_runs_step_by_step() -> None:
-    mixer, x = randomised(default("spectral_layer", chunk=8)), torch.randn(2, 11, DIM)
+    mixer, x = randomised(all_parts(chunk=8)), torch.randn(2, 11, DIM)
     with torch.no_grad():
         state = mixer(x)[1]
         wanted, _ = mixer(x[:, :1], state)
@@ -124,7 +124,7 @@ def test_a_state_in_half_precision_runs_step_by_step() -> None:
 @pytest.mark.parametrize("name", ["kernel.raw", "kernel.scale", "bank.phase", "bank.gain"])
 def test_weights_written_behind_every_counter_are_seen(name: str) -> None:
     """What follows from the weights is kept from call to call: until they change."""
-    mixer, x = randomised(default("spectral_layer", chunk=8)), torch.randn(1, 11, DIM)
+    mixer, x = randomised(all_parts(chunk=8)), torch.randn(1, 11, DIM)
     with torch.no_grad():
         before, state = mixer(x)
         mixer(x[:, :1], state)
@@ -140,7 +140,7 @@ def test_weights_written_behind_every_counter_are_seen(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["project_out.weight", "kernel.raw", "gates.exchange.0.weight"])
 def test_weights_turned_in_their_place_are_seen(name: str) -> None:
-    mixer, x = randomised(default("spectral_layer", chunk=8)), torch.randn(1, 11, DIM)
+    mixer, x = randomised(all_parts(chunk=8)), torch.randn(1, 11, DIM)
     with torch.no_grad():
         state = mixer(x)[1]
         mixer(x[:, :1], state)
@@ -156,7 +156,7 @@ def _double(state: State) -> State:
 
 
 def test_dropout_alone_in_training_mode_drops() -> None:
-    gating = default("spectral_gating", dropout=0.5)
+    gating = default("spectral_gating", exchange=True, dropout=0.5)
     mixer, x = randomised(default("spectral_layer", gating=gating)), torch.randn(1, 11, DIM)
     with torch.no_grad():
         state = mixer(x)[1]
@@ -169,7 +169,7 @@ def test_dropout_alone_in_training_mode_drops() -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
 def test_a_traced_token_is_computed_anew() -> None:
-    mixer, x = randomised(default("spectral_layer", chunk=8)), torch.randn(2, 11, DIM)
+    mixer, x = randomised(all_parts(chunk=8)), torch.randn(2, 11, DIM)
     with torch.no_grad():
         state = mixer(x[:, :3])[1]
         mixer(x[:, 3:4], state)
@@ -179,7 +179,7 @@ def test_a_traced_token_is_computed_anew() -> None:
 
 @pytest.mark.parametrize("pieces", [[], [7], list(range(1, 20))])
 def test_a_number_that_is_none_is_seen_in_its_row_alone(pieces: list[int]) -> None:
-    mixer, x = randomised(default("spectral_layer", chunk=8)), torch.randn(2, 20, DIM)
+    mixer, x = randomised(all_parts(chunk=8)), torch.randn(2, 20, DIM)
     expected = mixer(x)[0].detach()
     x[0, 10] = torch.nan
     with torch.no_grad(), pytest.raises(UndenseError, match="not finite"):
@@ -199,7 +199,7 @@ def _unchecked(mixer: SequenceMixer, x: Tensor) -> Tensor:
 
 def test_a_compiled_graph_has_the_operations() -> None:
     torch.compiler.reset()
-    mixer, x = randomised(default("spectral_layer", chunk=8)), torch.randn(1, 11, DIM)
+    mixer, x = randomised(all_parts(chunk=8)), torch.randn(1, 11, DIM)
     seen: list[str] = []
 
     def backend(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
@@ -261,7 +261,7 @@ def test_threads_do_not_change_a_bit() -> None:
 
 def test_a_step_costs_what_its_steps_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     """The price of the operation is that of the operations in whose place it stands."""
-    mixer, x = build(DIM, default("spectral_layer", chunk=8)).eval(), torch.randn(2, 21, DIM)
+    mixer, x = build(DIM, all_parts(chunk=8)).eval(), torch.randn(2, 21, DIM)
 
     def counted() -> list[int]:
         with torch.no_grad():

@@ -22,6 +22,7 @@ from mixer_variants import (
 from torch import nn
 
 from undense.errors import UndenseError
+from undense.mixers import all_parts
 from undense.mixing import MixerConfig, build, config_from_dict, default
 
 
@@ -181,7 +182,7 @@ def test_what_is_no_number_is_refused_wherever_it_stands(config: MixerConfig) ->
 
 
 def test_a_state_of_other_chunks_is_refused() -> None:
-    mixer, other = (build(DIM, default("spectral_layer", chunk=chunk)) for chunk in (8, 16))
+    mixer, other = (build(DIM, all_parts(chunk=chunk)) for chunk in (8, 16))
     _, state = mixer(torch.randn(2, 5, DIM))
     with pytest.raises(UndenseError, match=r"state .chunk. has the shape .*another"):
         other(torch.randn(2, 5, DIM), state)

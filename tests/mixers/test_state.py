@@ -21,7 +21,7 @@ from mixer_variants import (
 )
 
 from undense.measure.flops import count_flops
-from undense.mixers import attention
+from undense.mixers import all_parts, attention
 from undense.mixing import MixerConfig, build, default
 from undense.ops import spectral_mixer
 
@@ -54,14 +54,16 @@ def test_one_call_equals_one_call_a_token(config: MixerConfig) -> None:
 
 
 @pytest.mark.parametrize("compiled", [True, False])
-@pytest.mark.parametrize("name", ["spectral_gating", "spectral_layer"])
+@pytest.mark.parametrize(
+    "config", [default("spectral_gating", exchange=True), all_parts()], ids=["gating", "all parts"]
+)
 def test_many_tokens_at_the_default_sizes_are_one_function_in_fp32(
-    name: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
+    config: MixerConfig, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Gates of large weights magnify what rounding makes of their logits, from 4e-7 to 2e-5."""
     if not compiled:
         monkeypatch.setattr(spectral_mixer, "served", lambda *_: None)
-    mixer = randomised(default(name), dim=64)
+    mixer = randomised(config, dim=64)
     x = torch.randn(1, 1500, 64)
     with torch.no_grad():
         whole, _ = mixer(x)
@@ -192,7 +194,7 @@ def test_windows_over_many_tokens_at_once_go_in_pieces(monkeypatch: pytest.Monke
 
 def test_only_a_cache_grows() -> None:
     narrow = build(DIM, default("spectral_layer", conv_width=1))  # a slot of no numbers at all
-    for mixer in (narrow, build(DIM, default("spectral_layer"))):
+    for mixer in (narrow, build(DIM, all_parts())):
         held = sum(part.numel() * part.element_size() for part in mixer.initial_state(1))
         assert mixer.state_bytes() == mixer.state_bytes(past=1000) == held
         assert not any(slot.grows for slot in mixer.layout())

@@ -4,7 +4,7 @@ from undense.mixers.attention import Attention
 from undense.mixers.frequency_selector import AdaptiveFrequencySelector
 from undense.mixers.hierarchical_fft import HierarchicalFFT
 from undense.mixers.spectral_gating import AdvancedSpectralGating
-from undense.mixers.spectral_layer import SpectralLayer
+from undense.mixers.spectral_layer import SpectralLayer, all_parts
 
 __all__ = [
     "AdaptiveFrequencySelector",
@@ -12,4 +12,5 @@ __all__ = [
     "Attention",
     "HierarchicalFFT",
     "SpectralLayer",
+    "all_parts",
 ]

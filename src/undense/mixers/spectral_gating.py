@@ -26,15 +26,16 @@ class AdvancedSpectralGating(SpectralMixer):
         """`modes`: a head. `exchange`: the network through which heads see one another's gates.
         `phases`: learned sinusoidal phase functions. `thresholds`: dynamic soft thresholds.
         `dropout`: in the exchange. `band_dropout`: of whole bands of a head. `entropy`: strength of
-        the auxiliary loss against gates that use one band only."""
+        the auxiliary loss against gates that use one band only. Exchange and loss are off: they
+        cost time and made no model better (the ablation in docs/log.md)."""
 
         modes: int = 16
-        exchange: bool = True
+        exchange: bool = False
         phases: bool = True
         thresholds: bool = True
         dropout: float = 0.0
         band_dropout: float = 0.0
-        entropy: float = 1e-3
+        entropy: float = 0.0
 
         def __post_init__(self) -> None:
             for name in ("dropout", "band_dropout"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from undense import mixing
 from undense.errors import UndenseError
@@ -22,6 +23,18 @@ def _parts(dim: int, heads: int, config: Config, causal: bool) -> SpectralParts:
     return cls.parts(dim, heads, config, causal=causal)
 
 
+def all_parts(**settings: Any) -> mixing.Config:
+    """The spectral layer with every part of the original proposal on: filters of 64 taps, gates
+    that exchange between heads, the entropy loss, selection. `settings`: others of the layer."""
+    return default(
+        "spectral_layer",
+        hierarchical=default("hierarchical_fft", taps=64),
+        gating=default("spectral_gating", exchange=True, entropy=1e-3),
+        selector=default("frequency_selector"),
+        **settings,
+    )
+
+
 @register("spectral_layer")
 class SpectralLayer(SpectralMixer):
     """All parts of the three spectral mixers, composed on one set of projections.
@@ -33,15 +46,14 @@ class SpectralLayer(SpectralMixer):
     @dataclass(frozen=True, kw_only=True)
     class Config(SpectralMixerConfig):
         """`hierarchical`, `gating`, `selector`: configs of the mixers whose parts are used, or None
-        to leave one out; this layer's heads, chunk and short convolution hold for all."""
+        to leave one out; this layer's heads, chunk and short convolution hold for all. On by
+        default is what paid in language models trained from scratch (`all_parts` has the rest)."""
 
         hierarchical: mixing.Config | None = field(
-            default_factory=lambda: default("hierarchical_fft", taps=64)
+            default_factory=lambda: default("hierarchical_fft", taps=16)
         )
         gating: mixing.Config | None = field(default_factory=lambda: default("spectral_gating"))
-        selector: mixing.Config | None = field(
-            default_factory=lambda: default("frequency_selector")
-        )
+        selector: mixing.Config | None = None
 
         def __post_init__(self) -> None:
             if self.hierarchical is None and self.gating is None and self.selector is None:
