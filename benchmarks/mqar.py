@@ -223,12 +223,14 @@ def main() -> None:
     torch.set_num_threads(1)
     today = datetime.date.today().isoformat()
     path = ROOT / "benchmarks" / "results" / f"mqar-{options.task}-{today}.json"
-    arms = json.loads(path.read_text())["arms"] if path.exists() else {}
     for arm in options.arms:
         name = f"{arm}{' bare' * options.bare} {options.rate:g} seed {options.seed}"
-        arms[name] = train(
+        found = train(
             arm, options.task, options.minutes, options.rate, options.seed, bare=options.bare
         )
+        # read anew: another process may have added its arms meanwhile
+        arms = json.loads(path.read_text())["arms"] if path.exists() else {}
+        arms[name] = found
         result = {
             "created": today,
             "command": f"python benchmarks/mqar.py --task {options.task}",
