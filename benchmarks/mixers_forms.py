@@ -15,30 +15,27 @@ from __future__ import annotations
 
 import argparse
 import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from ours import NAMES, ours
 from torch import Tensor
 from tqdm import tqdm
 
 from undense.files import write_json
 from undense.measure.timing import environment
-from undense.mixers import all_parts
-from undense.mixing import SequenceMixer, State, build, default, mixers
+from undense.mixing import SequenceMixer, State, build
 
 ROOT = Path(__file__).resolve().parent.parent
 DIM, PIECE, STEPS = 64, 1000, 1000
-ALL_PARTS = "all_parts"
 
 
 def built(
     name: str, dtype: torch.dtype, *, causal: bool = True, moved: bool = True
 ) -> SequenceMixer:
     torch.manual_seed(0)
-    config = all_parts if name == ALL_PARTS else partial(default, name)
-    mixer = build(DIM, config(causal=causal)).to(dtype).eval()
+    mixer = build(DIM, ours(name, causal=causal)).to(dtype).eval()
     if not moved:
         return mixer
     with torch.no_grad():
@@ -95,8 +92,8 @@ def leak(name: str, length: int, *, causal: bool) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lengths", type=int, nargs="+", default=[4096, 65_536])
-    ours = [*(name for name in mixers() if name != "attention"), ALL_PARTS]
-    parser.add_argument("--arms", nargs="+", default=ours, choices=[*mixers(), ALL_PARTS])
+    spectral = [name for name in NAMES if name != "attention"]
+    parser.add_argument("--arms", nargs="+", default=spectral, choices=NAMES)
     options = parser.parse_args()
     torch.set_num_threads(1)
     today = datetime.date.today().isoformat()

@@ -26,19 +26,18 @@ from typing import Any
 
 import torch
 from block_steps import measure_blocks, plot_blocks
+from ours import NAMES, ours
 from peak_memory import peak_megabytes
 from peers import PEERS, Peer, matched, parameters_of
 from tqdm import tqdm
 
 from undense.files import write_json
 from undense.measure.timing import environment, interleaved
-from undense.mixers import all_parts
-from undense.mixing import SequenceMixer, build, default, mixers
+from undense.mixing import SequenceMixer, build
 
 ROOT = Path(__file__).resolve().parent.parent
 DIM = 256
-ALL_PARTS = "all_parts"
-ARMS = [*mixers(), ALL_PARTS]
+ARMS = [*NAMES, *PEERS]
 LENGTHS = [512, 1024, 2048, 4096, 8192, 16_384, 32_768, 65_536, 131_072, 200_000]
 LONGEST_STEP = 32_768  # a training step beyond it is a question of memory, not of speed
 TOKENS = 64  # decoded in a row, so that what is done once a chunk is counted once
@@ -108,16 +107,9 @@ def expected(cells: dict[str, Any], mixer: SequenceMixer, length: int) -> float 
 
 def arms_of(names: list[str]) -> dict[str, SequenceMixer]:
     """Our mixers with their defaults, peers as large as `spectral_layer`."""
-    size = parameters_of(build(DIM, default("spectral_layer")))
+    size = parameters_of(build(DIM, ours("spectral_layer")))
     return {
-        name: build(
-            DIM,
-            matched(name, DIM, 4, size)
-            if name in PEERS
-            else all_parts()
-            if name == ALL_PARTS
-            else default(name),
-        )
+        name: build(DIM, matched(name, DIM, 4, size) if name in PEERS else ours(name))
         for name in names
     }
 

@@ -26,8 +26,8 @@ class AdvancedSpectralGating(SpectralMixer):
         """`modes`: a head. `exchange`: the network through which heads see one another's gates.
         `phases`: learned sinusoidal phase functions. `thresholds`: dynamic soft thresholds.
         `dropout`: in the exchange. `band_dropout`: of whole bands of a head. `entropy`: strength of
-        the auxiliary loss against gates that use one band only. Exchange and loss are off: they
-        cost time and made no model better (the ablation in docs/log.md)."""
+        the auxiliary loss against gates that use one band only. Exchange and loss are off: in
+        an ablation (docs/log.md) no model was better for them."""
 
         modes: int = 16
         exchange: bool = False

@@ -37,7 +37,7 @@ def all_parts(**settings: Any) -> mixing.Config:
 
 @register("spectral_layer")
 class SpectralLayer(SpectralMixer):
-    """All parts of the three spectral mixers, composed on one set of projections.
+    """Parts of the three spectral mixers, composed on one set of projections.
 
     y = W_out (silu(z) * norm(filter(v) + sum_b Re gate_b u_b + memory(q, k, v))), where u_b runs
     over the modes of band b that are awake.
@@ -46,8 +46,8 @@ class SpectralLayer(SpectralMixer):
     @dataclass(frozen=True, kw_only=True)
     class Config(SpectralMixerConfig):
         """`hierarchical`, `gating`, `selector`: configs of the mixers whose parts are used, or None
-        to leave one out; this layer's heads, chunk and short convolution hold for all. On by
-        default is what paid in language models trained from scratch (`all_parts` has the rest)."""
+        to leave one out; this layer's heads, chunk and short convolution hold for all. Off by
+        default is what won nothing in language models trained from scratch (`all_parts` has it)."""
 
         hierarchical: mixing.Config | None = field(
             default_factory=lambda: default("hierarchical_fft", taps=16)

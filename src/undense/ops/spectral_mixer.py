@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 from undense.cost import Cost
 from undense.errors import UndenseError
-from undense.mixing import POSITIONS, SequenceMixer, Slot, State, require_finite
+from undense.mixing import SequenceMixer, Slot, State, require_finite
 from undense.ops import spectral_calls as calls
 from undense.ops.causal_fir import BandedKernel
 from undense.ops.content_memory import Streams
 from undense.ops.full_precision import autocasts
 from undense.ops.modal_bank import LONGEST_CHUNK
-from undense.ops.mode_selector import HISTORY
 from undense.ops.output_gate import unit_gate
 from undense.ops.overlap_add import OverlapAddFilter
 from undense.ops.projections import inward, outward
@@ -25,14 +24,13 @@ from undense.ops.slots import Slots, at_a_chunk
 from undense.ops.spectral_calls import served
 from undense.ops.spectral_cost import Sizes, SpectralCost
 from undense.ops.spectral_parts import SpectralMixerConfig, SpectralParts, arithmetic
+from undense.ops.spectral_state import CHUNK, state_slots
 from undense.ops.spectral_token import known, remember
 from undense.registry import Config
 
 # Tokens of one pass: what a pass works on stays near the core, and its largest tensors stay small
 # enough for the allocator to hand out memory that it has had before.
 SEGMENT = 2048
-
-CHUNK = "chunk"  # the slot that says it
 
 
 class SpectralMixer(SequenceMixer):
@@ -68,7 +66,8 @@ class SpectralMixer(SequenceMixer):
         # A value is looked up by what came before it: from the start a key sees that token too.
         self.conv.data[dim + features :, 1:2] += 1
         self.project_out = nn.Linear(dim, dim, bias=False)
-        self.slots = self._slots()  # once: a decoded token asks for them three times
+        # once: a decoded token asks for them three times
+        self.slots = state_slots(parts, dim, heads, chunk=config.chunk, conv=config.conv_width)
 
     @classmethod
     @abstractmethod
@@ -80,26 +79,6 @@ class SpectralMixer(SequenceMixer):
 
     def layout(self) -> tuple[Slot, ...]:
         return self.slots if self.config.causal else ()
-
-    def _slots(self) -> tuple[Slot, ...]:
-        slots = [POSITIONS, Slot("recent inputs", (self.conv.shape[1] - 1, self.dim))]
-        if isinstance(self.kernel, BandedKernel):
-            slots.append(Slot("recent values", (self.dim, self.kernel.taps - 1)))
-        if self.memory is not None:
-            slots.append(Slot("memory", (self.heads, self.memory.features, self.width)))
-        if self.bank is not None:
-            modes = (self.heads, self.bank.modes, 2, self.width)
-            slots.append(Slot("modes", modes, torch.float64))
-        if self.selector is not None:
-            assert self.bank is not None
-            slots += [
-                Slot("means", (HISTORY, self.dim)),
-                Slot("running", (1, self.dim)),
-                Slot("awake", (self.heads, self.bank.modes)),
-                # no numbers: a state of other chunks, whose means are others, has another shape
-                Slot(CHUNK, (0, self.chunk)),
-            ]
-        return tuple(slots)
 
     def forward(
         self, x: Tensor, state: State | None = None, mask: Tensor | None = None
