@@ -13,6 +13,7 @@ at the full layer's best rate. Goes on where it was interrupted; writes
 from __future__ import annotations
 
 import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from undense.files import write_json
 from undense.measure.intervals import summary
 from undense.measure.timing import environment
 from undense.pipeline.study import Study
+from undense.pipeline.study_runs import run_all
 from undense.pipeline.tuning import at_an_end, best_rates, claim, differences, sweep, train_all
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,10 +35,11 @@ STUDIES = ("mixers-192.json", "mixers-ablation-128.json")
 def measure(study: Study, folder: Path, name: str, jobs: int) -> dict[str, Any]:
     """Train what `folder` does not hold yet; every arm's bits per byte, and its differences."""
     claim(study, folder)
-    search = sweep(study, folder, jobs=jobs, threads=1)
+    train = partial(run_all, jobs=jobs, threads=1)
+    search = sweep(study, folder, train)
     rates = best_rates(study, search)
     steps = study.base["steps"]
-    runs = train_all(study, folder, rates, dict.fromkeys(study.arms, steps), jobs=jobs, threads=1)
+    runs = train_all(study, folder, rates, dict.fromkeys(study.arms, steps), train)
     arms: dict[str, Any] = {}
     for arm, of_arm in runs.items():
         found = [run.found() or {} for run in of_arm]

@@ -14,7 +14,7 @@ to the key one place before it, and in 1500 steps it does not: it stays at the c
 one of the values that were shown.
 
 Source of the task: Zoology, https://arxiv.org/abs/2312.04927. An arm goes on from its checkpoint
-under `runs/mqar`; writes `benchmarks/results/mqar-TASK-DATE.json`.
+under `runs/mqar`; writes `benchmarks/results/mqar-TASK-DATE.json`, with all runs of that folder.
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ from undense.measure.timing import environment
 from undense.mixing import Config, build, default, mixers
 
 ROOT = Path(__file__).resolve().parent.parent
+RUNS = ROOT / "runs" / "mqar"
 BATCH = 64
 TAPS = 3
 EVALUATE_EVERY = 100
+SOLVED = 0.995
 
 
 @dataclass(frozen=True)
@@ -141,29 +143,38 @@ def draw(
 
 
 def train(
-    arm: str, size: str, minutes: float, rate: float, seed: int, *, bare: bool
+    arm: str,
+    size: str,
+    minutes: float,
+    rate: float,
+    seed: int,
+    *,
+    most: int,
+    bare: bool,
+    device: str,
 ) -> dict[str, object]:
-    """Train until the budget is spent, on from the checkpoint where there is one."""
-    folder = ROOT / "runs" / "mqar"
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{size}-{arm}-{rate:g}-{seed}{'-bare' * bare}.pt"
+    """Train until the minutes or `most` steps are spent, on from the checkpoint where there is
+    one."""
+    RUNS.mkdir(parents=True, exist_ok=True)
+    file = RUNS / f"{size}-{arm}-{rate:g}-{seed}{'-bare' * bare}.pt"
     task = TASKS[size]
     torch.manual_seed(seed)
-    model = Model(arm, task, bare=bare)
+    model = Model(arm, task, bare=bare).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
     curve: list[dict[str, float]] = []
     step, spent = 0, 0.0
     if file.exists():
-        saved = torch.load(file)
+        saved = torch.load(file, map_location=device)
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         curve, step, spent = saved["curve"], saved["step"], saved["spent"]
     bar = tqdm(total=round(60 * minutes), initial=round(spent), unit="s", desc=arm)
-    while spent < 60 * minutes and not (curve and curve[-1]["accuracy"] > 0.995):
+    while spent < 60 * minutes and step < most and not (curve and curve[-1]["accuracy"] > SOLVED):
         start = time.perf_counter()
         generator = torch.Generator().manual_seed(1_000_003 * seed + step)
         pairs = task.pairs // (4, 2, 1)[step % 3]
-        tokens, places, values = draw(task, pairs, BATCH, generator, everywhere=True)
+        drawn = draw(task, pairs, BATCH, generator, everywhere=True)
+        tokens, places, values = (tensor.to(device) for tensor in drawn)
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1, (step + 1) / 50)
         loss = nn.functional.cross_entropy(
@@ -173,36 +184,45 @@ def train(
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        last = loss.item()  # waits for a GPU
         step += 1
         taken = time.perf_counter() - start
         spent += taken
         bar.update(min(taken, bar.total - bar.n))
         if step % EVALUATE_EVERY == 0:
             accuracy = evaluate(model, task)
-            curve.append(
-                {"step": step, "seconds": spent, "loss": loss.item(), "accuracy": accuracy}
-            )
-            bar.set_postfix(step=step, loss=f"{loss.item():.3f}", accuracy=f"{accuracy:.3f}")
+            curve.append({"step": step, "seconds": spent, "loss": last, "accuracy": accuracy})
+            bar.set_postfix(step=step, loss=f"{last:.3f}", accuracy=f"{accuracy:.3f}")
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
             torch.save(state | {"curve": curve, "step": step, "spent": spent}, file)
     bar.close()
-    return {
+    found = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "rate": rate,
         "seed": seed,
         "steps": step,
         "seconds": spent,
+        "device": device if device == "cpu" else torch.cuda.get_device_name(),
         "accuracy": evaluate(model, task),
         "curve": curve,
     }
+    write_json(file.with_suffix(".json"), found)
+    return found
+
+
+def gathered(size: str) -> dict[str, dict[str, object]]:
+    """Every run of the task that was finished, by the name of its file: those of other processes
+    and of other calls too."""
+    files = sorted(RUNS.glob(f"{size}-*.json"))
+    return {file.stem.removeprefix(f"{size}-"): json.loads(file.read_text()) for file in files}
 
 
 @torch.no_grad()
 def evaluate(model: Model, task: Task) -> float:
     """Share of queries of the most pairs answered right, on rows that training never draws."""
-    tokens, places, values = draw(
-        task, task.pairs, 256, torch.Generator().manual_seed(2**40), everywhere=False
-    )
+    drawn = draw(task, task.pairs, 256, torch.Generator().manual_seed(2**40), everywhere=False)
+    device = model.embed.weight.device
+    tokens, places, values = (tensor.to(device) for tensor in drawn)
     return (model.eval()(tokens, places).argmax(-1) == values).float().mean().item()
 
 
@@ -219,28 +239,33 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--bare", action="store_true", help="no convolution before the mixers")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=10**9, help="at most so many")
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(1)
     today = datetime.date.today().isoformat()
     path = ROOT / "benchmarks" / "results" / f"mqar-{options.task}-{today}.json"
     for arm in options.arms:
-        name = f"{arm}{' bare' * options.bare} {options.rate:g} seed {options.seed}"
         found = train(
-            arm, options.task, options.minutes, options.rate, options.seed, bare=options.bare
+            arm,
+            options.task,
+            options.minutes,
+            options.rate,
+            options.seed,
+            most=options.steps,
+            bare=options.bare,
+            device=options.device,
         )
-        # read anew: another process may have added its arms meanwhile
-        arms = json.loads(path.read_text())["arms"] if path.exists() else {}
-        arms[name] = found
+        print(f"{arm}: accuracy {found['accuracy']:.3f} after {found['steps']} steps")
         result = {
             "created": today,
             "command": f"python benchmarks/mqar.py --task {options.task}",
             "environment": environment(),
             "task": asdict(TASKS[options.task]),
             "batch": BATCH,
-            "arms": arms,
+            "arms": gathered(options.task),
         }
         write_json(path, result)
-        print(name, f"accuracy {arms[name]['accuracy']:.3f} after {arms[name]['steps']} steps")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from undense.measure.intervals import summary
 from undense.measure.timing import environment
 from undense.pipeline.arm_costs import costs, times
 from undense.pipeline.study import Study
-from undense.pipeline.study_runs import Run, losses
+from undense.pipeline.study_runs import Run, losses, run_all
 from undense.pipeline.tuning import at_an_end, best_rates, claim, differences, sweep, train_all
 from undense.report.pareto_plot import draw_pareto
 
@@ -33,9 +34,10 @@ def bench_pareto(
     claim(study, folder)
     what = costs(study)
     steps = _steps(study, folder, threads)
-    search = sweep(study, folder, jobs=jobs, threads=threads)
+    train = partial(run_all, jobs=jobs, threads=threads)
+    search = sweep(study, folder, train)
     rates = best_rates(study, search)
-    runs = train_all(study, folder, rates, steps, jobs=jobs, threads=threads)
+    runs = train_all(study, folder, rates, steps, train)
     clock = _kept(folder / "times.json", lambda: times(study, threads=threads))
     if not set(study.arms) <= set(clock["arms"]):  # times count only beside one another
         (folder / "times.json").unlink()

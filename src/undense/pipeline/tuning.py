@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ from undense.errors import UndenseError
 from undense.files import write_json
 from undense.measure.intervals import paired
 from undense.pipeline.study import MOST_EXTENSIONS, Study
-from undense.pipeline.study_runs import Run, losses, run_all
+from undense.pipeline.study_runs import Run, losses
+
+# Trains those of the runs that are not finished, and writes each into its folder.
+Train = Callable[[Sequence[Run]], None]
 
 
 def claim(study: Study, folder: Path) -> None:
@@ -43,7 +47,7 @@ def run_of(study: Study, folder: Path, arm: str, rate: float, seed: int, steps: 
     )
 
 
-def sweep(study: Study, folder: Path, *, jobs: int, threads: int) -> list[dict[str, Any]]:
+def sweep(study: Study, folder: Path, train: Train) -> list[dict[str, Any]]:
     """Every arm's losses by rate: the grid, then further at an end while that end is best."""
     factor = study.rates[1] / study.rates[0]
     tried = {arm: list(study.rates) for arm in study.swept}
@@ -56,7 +60,7 @@ def sweep(study: Study, folder: Path, *, jobs: int, threads: int) -> list[dict[s
             ]
             for arm in study.swept
         }
-        run_all([run for runs in runs.values() for run in runs], jobs=jobs, threads=threads)
+        train([run for runs in runs.values() for run in runs])
         grown = False
         for arm in study.swept:
             found = losses(runs[arm])
@@ -111,9 +115,7 @@ def train_all(
     folder: Path,
     rates: dict[str, float],
     steps: dict[str, int],
-    *,
-    jobs: int,
-    threads: int,
+    train: Train,
 ) -> dict[str, list[Run]]:
     """Every arm's runs, one a seed; seed by seed, so that an interrupted study has whole pairs."""
     runs = {
@@ -121,7 +123,7 @@ def train_all(
         for arm in study.arms
     }
     turns = zip(*runs.values(), strict=True)
-    run_all([run for turn in turns for run in turn], jobs=jobs, threads=threads)
+    train([run for turn in turns for run in turn])
     return runs
 
 
