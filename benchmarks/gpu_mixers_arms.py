@@ -63,7 +63,8 @@ def candidates(names: list[str], size: Size, device: str) -> dict[str, Candidate
             cost = mixer.cost(1, size.length)
             flops = cost.forward + (cost.backward if size.training else 0)
             errors = checked(mixer.eval(), x, training=size.training)
-            each.entry = {"status": "measured", "flops": flops, "check": errors}
+            shown = {name: e if e < float("inf") else str(e) for name, e in errors.items()}
+            each.entry = {"status": "measured", "flops": flops, "check": shown}
             limits = (BOUND[x.dtype], BOUND[x.dtype], GRADIENT_BOUND[x.dtype])
             if not all(e <= limit for e, limit in zip(errors.values(), limits, strict=False)):
                 each.entry["status"] = "wrong: differs from its fp64 reference; not timed"
