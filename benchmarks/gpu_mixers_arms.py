@@ -67,19 +67,15 @@ def candidates(names: list[str], size: Size, device: str) -> dict[str, Candidate
             cost = mixer.cost(1, size.length)
             flops = cost.forward + (cost.backward if size.training else 0)
             errors = checked(mixer.eval(), x, training=size.training)
-            limits = (BOUND[x.dtype], BOUND[x.dtype], GRADIENT_BOUND[x.dtype])
-            if x.dtype == torch.bfloat16 and name in SELECTING:
-                limits = TURNED
-                widest = copy.deepcopy(mixer).float()
-                exact = checked(widest, x.float(), training=size.training)
-                kind = torch.float32
-                if not right(exact, (BOUND[kind], BOUND[kind], GRADIENT_BOUND[kind])):
-                    limits = (0.0, 0.0, 0.0)
+            selecting = x.dtype == torch.bfloat16 and name in SELECTING
+            ok = right(errors, TURNED if selecting else bounds(x.dtype))
+            if selecting:
+                exact = checked(copy.deepcopy(mixer).float(), x.float(), training=size.training)
+                ok = ok and right(exact, bounds(torch.float32))
                 errors |= {f"{which}, in fp32": error for which, error in exact.items()}
-                del widest
-            shown = {name: e if e < float("inf") else str(e) for name, e in errors.items()}
+            shown = {which: e if e < float("inf") else str(e) for which, e in errors.items()}
             each.entry = {"status": "measured", "flops": flops, "check": shown}
-            if not right(errors, limits):
+            if not ok:
                 each.entry["status"] = "wrong: differs from its fp64 reference; not timed"
                 continue
             mixer.train(size.training)
@@ -91,6 +87,11 @@ def candidates(names: list[str], size: Size, device: str) -> dict[str, Candidate
             each.entry |= {"status": "failed", "error": failure(error)}
             print(f"{size} {name}: {each.entry['error']}", file=sys.stderr)
     return found
+
+
+def bounds(dtype: torch.dtype) -> tuple[float, float, float]:
+    """Of the first outputs, the last and the gradients."""
+    return BOUND[dtype], BOUND[dtype], GRADIENT_BOUND[dtype]
 
 
 def right(errors: dict[str, float], limits: tuple[float, ...]) -> bool:
