@@ -23,8 +23,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Triton is for L
 
 
 def test_in_the_interpreter_the_products_are_those_in_fp64() -> None:
-    """All of interpreted.py, in a process of its own: the interpreter is for a whole process."""
-    file = Path(__file__).with_name("interpreted.py")
+    """In a process of its own: the interpreter is for a whole process."""
+    file = Path(__file__).with_name("triton_products.py")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(file)]
     done = subprocess.run(
         command,

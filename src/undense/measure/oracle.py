@@ -80,7 +80,7 @@ def check(
     exact = copy.deepcopy(module).double()
     part = x[:, rows].double()
     received = torch.zeros_like(x)
-    received[:, rows] = torch.randn(1, len(rows), x.shape[2]).to(x.dtype)
+    received[:, rows] = torch.randn(1, len(rows), x.shape[2]).to(x)
     got_back: tuple[Tensor | None, ...] = ()
     if training:
         x = x.detach().requires_grad_()
@@ -118,7 +118,7 @@ def _nearest(
     with torch.no_grad():
         errors = _row_errors(got, exact(x)[0])
         best = x.clone()
-        moved = torch.zeros(len(got), dtype=torch.bool)
+        moved = torch.zeros(len(got), dtype=torch.bool, device=got.device)
         for attempt in range(ATTEMPTS):
             bad = ~(errors <= bound)
             if not bad.any() or not got.isfinite().all():

@@ -80,10 +80,13 @@ def _figure(
             handles.values(), handles.keys(), loc="outside lower center", ncols=5, frameon=False
         )
         machine = result["environment"]
+        hardware = result.get("hardware") or (
+            f"{machine['cpu']}, {machine['threads']} of {machine['cores']} cores"
+        )
         figure.suptitle(
             f"One FFN, {title}: speed-up over the dense one (solid cold, dotted warm; tick at the"
-            f" right: what its FLOPs promise)\n{machine['cpu']}, {machine['threads']} of"
-            f" {machine['cores']} cores, torch {machine['torch']}, {result['created']}",
+            f" right: what its FLOPs promise)\n{hardware}, torch {machine['torch']},"
+            f" {result['created']}",
             color=INK,
             fontsize=10,
             x=0.01,
