@@ -1,9 +1,10 @@
 """Many small runs of a study on one GPU at once: a training step is one CUDA graph, and every arm
-has a stream of its own, so that kernels too small to fill the card run beside one another.
+has a stream of its own, so that kernels too small to fill the card run beside one another. On a
+CPU the same steps are taken one after the other, so that an arm can join runs of a GPU later.
 
 What a run learns from is what `undense train` gives it: the same model, start, optimizer groups,
 schedule, clipping and held-out blocks. Two things differ: blocks come in an order that is drawn
-from the seed here, the same for every arm, and matrix products of fp32 are TF32 ("high").
+from the seed here, the same for every arm, and on a GPU matrix products of fp32 are TF32 ("high").
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from undense.train.scales import scale_
 from undense.train.tokens import BlockDataset, encode
 
 WARM_UP = 3  # eager steps before a capture: kernels are compiled, plans of libraries are made
+GPU = torch.cuda.is_available()
+DEVICE = "cuda" if GPU else "cpu"
 TURN = 10  # steps of an arm before it is the next one's turn; all only wait in queues
 
 
@@ -56,7 +59,7 @@ def texts(
     words = tokenizer_of(recipe, corpus)
     train = BlockDataset(encode(corpus, "train", words), context)
     heldout = BlockDataset(encode(corpus, "heldout", words), context, limit=limit)
-    return Texts(corpus, words, train.blocks.long().cuda(), heldout)
+    return Texts(corpus, words, train.blocks.long().to(DEVICE), heldout)
 
 
 class Learner:
@@ -70,33 +73,38 @@ class Learner:
             folder, recipe.tokenizer, recipe.vocab_size, recipe.context, recipe.eval_limit
         )
         self.recipe = recipe
-        self.stream = torch.cuda.Stream()
-        self.model = self._fresh(recipe).cuda().train()
+        self.stream = torch.cuda.Stream() if GPU else None
+        self.model = self._fresh(recipe).to(DEVICE).train()
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         groups = self._groups(recipe)
         self.optimizer = torch.optim.AdamW(
-            [{**group, "lr": torch.zeros((), device="cuda")} for group in groups],
+            [{**group, "lr": torch.zeros((), device=DEVICE)} for group in groups],
             betas=(recipe.beta1, recipe.beta2),
             eps=1e-8,
             fused=True,
-            capturable=True,
+            capturable=GPU,
         )
-        self.tops = torch.zeros(len(groups), device="cuda")
-        self.now = torch.zeros(1, dtype=torch.int64, device="cuda")
-        self.factors = torch.zeros(most_steps, device="cuda")
-        self.order = torch.zeros(most_steps, recipe.batch, dtype=torch.int64, device="cuda")
-        self.losses = torch.zeros(most_steps, device="cuda")
+        self.tops = torch.zeros(len(groups), device=DEVICE)
+        self.now = torch.zeros(1, dtype=torch.int64, device=DEVICE)
+        self.factors = torch.zeros(most_steps, device=DEVICE)
+        self.order = torch.zeros(most_steps, recipe.batch, dtype=torch.int64, device=DEVICE)
+        self.losses = torch.zeros(most_steps, device=DEVICE)
+        self.graph = self._captured() if GPU else None
+        self.run: Run | None = None
+        self.left, self.begun = 0, 0.0
+
+    def _captured(self) -> torch.cuda.CUDAGraph:
+        assert self.stream is not None
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             for _ in range(WARM_UP):
                 self._step()
         torch.cuda.synchronize()
         self.optimizer.zero_grad(set_to_none=True)  # each replay writes gradients anew
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, stream=self.stream):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self.stream):
             self._step()
-        self.run: Run | None = None
-        self.left, self.begun = 0, 0.0
+        return graph
 
     @property
     def arm(self) -> str | None:
@@ -122,7 +130,7 @@ class Learner:
         rows = self.texts.blocks.index_select(0, self.order.index_select(0, self.now)[0])
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(
-            "cuda", torch.bfloat16, enabled=self.recipe.dtype == "bf16", cache_enabled=False
+            DEVICE, torch.bfloat16, enabled=self.recipe.dtype == "bf16", cache_enabled=False
         ):
             loss = self.model(input_ids=rows, labels=rows, use_cache=False).loss
         loss.backward()
@@ -146,7 +154,7 @@ class Learner:
         factors = torch.tensor([schedule(step, steps, warmup) for step in range(steps)])
         with torch.cuda.stream(self.stream), torch.no_grad():
             self.model.load_state_dict(fresh.state_dict())
-            for state in self.optimizer.state.values():
+            for state in self.optimizer.state.values():  # none before the first step of a CPU
                 for tensor in state.values():
                     tensor.zero_()
             self.now.zero_()
@@ -160,7 +168,7 @@ class Learner:
         """Queue some more steps; whether that was the last of the run."""
         with torch.cuda.stream(self.stream):
             for _ in range(min(TURN, self.left)):
-                self.graph.replay()
+                self._step() if self.graph is None else self.graph.replay()
         self.left -= min(TURN, self.left)
         return self.left == 0
 
@@ -208,7 +216,7 @@ def schedule(step: int, steps: int, warmup: int) -> float:
 
 def trained_on() -> dict[str, str]:
     return {
-        "device": torch.cuda.get_device_name(),
+        "device": torch.cuda.get_device_name() if GPU else "cpu",
         "torch": torch.__version__,
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
     }
@@ -218,7 +226,8 @@ class GraphTrainer:
     """Trains runs, `at_once` arms beside one another; learners are kept for later calls."""
 
     def __init__(self, folder: str | None, *, at_once: int, most_steps: int) -> None:
-        torch.set_float32_matmul_precision("high")
+        if GPU:
+            torch.set_float32_matmul_precision("high")
         self.folder = folder
         self.at_once = at_once
         self.most_steps = most_steps
