@@ -158,6 +158,14 @@ def test_a_random_start_is_balanced() -> None:
         assert isinstance(trained, Config) and isinstance(untrained, Config)
         assert trained.balance == 0
         assert untrained == trained.replace(balance=0.01)
+    swiglu = DenseShape(dim=DIM, hidden=3 * DIM, activation="silu", gated=True, bias=False)
+    plain = resolve("block_topk-30", swiglu, untrained=True)
+    assert isinstance(plain, Config) and (plain.gated, plain.activation) == (False, "gelu_tanh")
+    stored = [
+        sum(p.numel() for n, p in build(DIM, c).named_parameters() if "router" not in n)
+        for c in (plain, resolve("block_topk-30", swiglu))
+    ]
+    assert stored[0] == pytest.approx(stored[1], rel=0.05)
     given = {"like": "ultra", "percent": 30, "projection": {"balance": 0.0}}
     found = resolve(given, shape, untrained=True)
     assert isinstance(found, undense.ffn.UltraEfficientSparseFFN.Config)

@@ -1,8 +1,7 @@
 """Token-chosen blocks of hidden neurons: all the dense parameters, a share of the dense FLOPs.
 
-Related: MoEfication, https://arxiv.org/abs/2110.01786; shared experts, DeepSeekMoE,
-https://arxiv.org/abs/2401.06066; balance loss of Switch Transformers,
-https://arxiv.org/abs/2101.03961 (here injected into the backward pass).
+Related: MoEfication, https://arxiv.org/abs/2110.01786; shared experts, https://arxiv.org/abs/2401.06066;
+balance loss, https://arxiv.org/abs/2101.03961 (here injected into the backward pass).
 """
 
 from __future__ import annotations
@@ -29,15 +28,13 @@ from undense.ops.reshaped import reshaped
 from undense.ops.routed_blocks import routed_blocks, routed_weights
 from undense.ops.routed_training import trained_blocks
 
-# A start stores the fitted router this many times larger. Scale does not change the choice, but it
-# changes what a step of Adam does to it: at scale 1, forty steps of layer-wise distillation unlearn
-# part of what was fitted (held-out loss 3.374, at 10 3.360; low rank, at 3 and 10: 3.348, 3.343).
+# Of a fitted router: the choice is the same, but a step of Adam unlearns less of it (loss after
+# forty steps of distillation 3.374 at 1, 3.360 at 10).
 ROUTER_SCALE = 10.0
-# How firmly the second layer, solved again, holds on to the dense weights: they know more than the
-# sample does (start 3.430 at 1e-2, 3.434 at 1e-4 and at 1e-1).
+# How firmly the second layer, solved again, holds on to the dense weights, which know more than the
+# sample: start 3.430 at 1e-2, 3.434 at 1e-4 and at 1e-1.
 HOLD = 1e-2
-# Rank of the router for each chosen block.
-RANK = 2
+RANK = 2  # of the router for each chosen block
 
 
 @register("block_topk")
@@ -282,7 +279,12 @@ class BlockTopK(GainedFFN):
 
     @classmethod
     def untrained(cls, config: contract.Config) -> contract.Config:
-        """Balanced: no block is in use yet."""
+        """Balanced, since no block is in use yet; plain GELU neurons that store as much as gated
+        ones: from a random start they lost less in every comparison (`docs/log.md`)."""
+        assert isinstance(config, BlockTopK.Config)
+        if config.gated:
+            hidden = 3 * config.hidden // (2 * config.block) * config.block
+            config = config.replace(gated=False, activation="gelu_tanh", hidden=hidden)
         return config.replace(balance=0.01)
 
     @classmethod
