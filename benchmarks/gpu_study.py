@@ -25,11 +25,10 @@ from pathlib import Path
 
 import held  # noqa: F401  (mixers with parts held still, in every process)
 import peers  # noqa: F401  (the mixers of others)
-import torch
 from graphs import GraphTrainer
 
 from undense.pipeline.study import Study
-from undense.pipeline.study_runs import Run
+from undense.pipeline.study_runs import Run, prepare_worker
 from undense.pipeline.tuning import best_rates, claim, run_of, sweep, train_all
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,8 +37,10 @@ _trainer: GraphTrainer | None = None
 
 def _prepare(folder: str | None, at_once: int, most_steps: int, seconds: float) -> None:
     global _trainer
-    torch.set_num_threads(1)
-    threading.Timer(seconds, os._exit, (3,)).start()
+    prepare_worker(1)
+    timer = threading.Timer(seconds, os._exit, (3,))
+    timer.daemon = True
+    timer.start()
     _trainer = GraphTrainer(folder, at_once=at_once, most_steps=most_steps)
 
 
@@ -111,7 +112,10 @@ class Workers:
             future.result()
         count, taken = sum(map(len, shares)), time.perf_counter() - begun
         steps = sum(run.recipe.steps for share in shares for run in share)
-        print(f"{count} runs, {steps} steps in {taken:.0f} s: {steps / taken:.0f} a second")
+        print(
+            f"{count} runs, {steps} steps in {taken:.0f} s: {steps / taken:.0f} a second",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -124,11 +128,10 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="*", type=int)
     options = parser.parse_args()
     asked = [(path, Study.load(path)) for path in options.studies]
-    most = 2 * max(
-        int(arm.recipe.get("steps", study.base["steps"]))
-        for _, study in asked
-        for arm in study.arms.values()
-    )
+    folders = {path: ROOT / "runs" / path.stem for path, _ in asked}
+    counts = [_steps(study, folders[path]) for path, study in asked]
+    most = max(study.sweep_steps for _, study in asked)
+    most = max(most, *(steps for count in counts for steps in count.values()))
     train = Workers(
         options.jobs,
         folder=options.corpus,
@@ -139,13 +142,14 @@ def main() -> None:
     for path, study in asked:
         if options.seeds:
             study = replace(study, seeds=tuple(options.seeds))
-        folder = ROOT / "runs" / f"pareto-{path.stem.partition('-')[2]}"
+        folder = folders[path]
         study = train.able(study, folder)
         claim(study, folder)
         rates = best_rates(study, sweep(study, folder, train))
         print(path.stem, rates, flush=True)
         train_all(study, folder, rates, _steps(study, folder), train)
-    os._exit(1 if train.failed else 0)
+    if train.failed:
+        raise SystemExit(1)
 
 
 def _steps(study: Study, folder: Path) -> dict[str, int]:
@@ -156,6 +160,8 @@ def _steps(study: Study, folder: Path) -> dict[str, int]:
     }
     timed = {arm: one.as_long_as for arm, one in study.arms.items() if one.as_long_as}
     if timed:
+        if not (folder / "steps.json").is_file():
+            raise SystemExit(f"{folder} needs the steps.json of undense bench pareto")
         clock = json.loads((folder / "steps.json").read_text())["arms"]
         steps |= {
             arm: round(steps[other] * clock[other]["step_ms"] / clock[arm]["step_ms"])

@@ -3,8 +3,9 @@ has a stream of its own, so that kernels too small to fill the card run beside o
 CPU the same steps are taken one after the other, so that an arm can join runs of a GPU later.
 
 What a run learns from is what `undense train` gives it: the same model, start, optimizer groups,
-schedule, clipping and held-out blocks. Two things differ: blocks come in an order that is drawn
-from the seed here, the same for every arm, and on a GPU matrix products of fp32 are TF32 ("high").
+schedule, clipping and held-out blocks. Three things differ: blocks come in an order that is drawn
+from the seed here, the same for every arm; on a GPU matrix products of fp32 are TF32 ("high"); and
+a run whose loss rises on the way is not ended for it, its last loss counts.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, set_seed
 
+from undense.errors import UndenseError
 from undense.files import write_json
 from undense.pipeline.pretraining import build_from
 from undense.pipeline.study_runs import Run
@@ -66,8 +68,9 @@ class Learner:
     """One arm: its model, and its step captured once for all of its runs."""
 
     def __init__(self, recipe: PretrainRecipe, folder: str | None, most_steps: int) -> None:
-        if recipe.guide:
-            raise SystemExit("a guide's weight changes at every step; use undense bench pareto")
+        own = {"guide": 0.0, "data": None, "stored": "fp32", "save_ffns_every": None}
+        if asked := [name for name, without in own.items() if getattr(recipe, name) != without]:
+            raise UndenseError(f"recipe: {', '.join(asked)} is not for this; use bench pareto")
         self.folder = folder
         self.texts = texts(
             folder, recipe.tokenizer, recipe.vocab_size, recipe.context, recipe.eval_limit

@@ -2,9 +2,8 @@
 
     python benchmarks/pareto.py [STUDY …] [--jobs 2] [--seeds 0 1 2]
 
-What `undense bench pareto` does, result and plot copied into `benchmarks/results/`. Studies of one
-host share a folder, `runs/pareto-HOST`, so that arms they have in common are trained once. Hours;
-goes on where it was interrupted.
+What `undense bench pareto` does, result and plot copied into `benchmarks/results/`. Hours, unless
+`gpu_study.py` has trained the runs; goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ def main() -> None:
     known = [*sorted(recipes.glob("pareto-*.json")), *sorted(recipes.glob("ablation-*.json"))]
     asked, jobs = studies_asked(__doc__, known)
     for path, study in asked:
-        folder = ROOT / "runs" / f"pareto-{path.stem.partition('-')[2]}"
+        folder = ROOT / "runs" / path.stem
         name = f"recipes/{path.name}"
         result = bench_pareto(study, folder, name=name, jobs=jobs, threads=1)
         for file in result["files"]:

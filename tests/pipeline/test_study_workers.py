@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="re
 STUDY = """
 import multiprocessing, os, sys, time
 from concurrent.futures import ProcessPoolExecutor
-from undense.pipeline.study_runs import _prepare
+from undense.pipeline.study_runs import prepare_worker
 
 def name_and_wait(path):
     with open(path, "w") as file:
@@ -25,7 +25,7 @@ def name_and_wait(path):
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=_prepare, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(1, mp_context=context, initializer=prepare_worker, initargs=(1,)) as pool:
         pool.submit(name_and_wait, sys.argv[1]).result()
 """
 

@@ -280,7 +280,7 @@ class BlockTopK(GainedFFN):
     @classmethod
     def untrained(cls, config: contract.Config) -> contract.Config:
         """Balanced, since no block is in use yet; plain GELU neurons that store as much as gated
-        ones: from a random start they lost less in every comparison (`docs/log.md`)."""
+        ones, which from a random start need a norm behind them (`docs/log.md`)."""
         assert isinstance(config, BlockTopK.Config)
         if config.gated:
             hidden = 3 * config.hidden // (2 * config.block) * config.block

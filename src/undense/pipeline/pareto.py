@@ -57,6 +57,7 @@ def bench_pareto(
         "paired": differences(study, {arm: found["losses"] for arm, found in arms.items()}),
         "search": search,
         "best_at_an_end": at_an_end(study, search),
+        "trained_elsewhere": _elsewhere(runs),
     }
     stem = Path(name).stem
     plot = draw_pareto(result, folder / f"{stem}-{today}.png")
@@ -101,6 +102,17 @@ def _steps(study: Study, folder: Path, threads: int) -> dict[str, int]:
         arm: round(plain[other] * clock[other]["step_ms"] / clock[arm]["step_ms"])
         for arm, other in timed.items()
     }
+
+
+def _elsewhere(runs: dict[str, list[Run]]) -> dict[str, list[str]]:
+    """Machine by arms, of runs that say that another program trained them."""
+    found: dict[str, list[str]] = {}
+    for arm, of_arm in runs.items():
+        for run in of_arm:
+            if (machine := (run.found() or {}).get("trained_on")) is not None:
+                words = ", ".join(f"{key} {value}" for key, value in machine.items())
+                found.setdefault(words, []).append(f"{arm} seed {run.recipe.seed}")
+    return found
 
 
 def _figures(

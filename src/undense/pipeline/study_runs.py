@@ -63,7 +63,7 @@ def run_all(runs: Sequence[Run], *, jobs: int, threads: int) -> None:
         return
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(
-        max_workers=jobs, mp_context=context, initializer=_prepare, initargs=(threads,)
+        max_workers=jobs, mp_context=context, initializer=prepare_worker, initargs=(threads,)
     )
     with pool, tqdm(total=len(waiting), desc="runs") as progress:
         futures = {pool.submit(_train, run): run for run in waiting}
@@ -87,7 +87,8 @@ def losses(runs: Iterable[Run]) -> list[float]:
     return found
 
 
-def _prepare(threads: int) -> None:
+def prepare_worker(threads: int) -> None:
+    """In a process of its own: so many threads, and an end with its parent."""
     torch.set_num_threads(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
