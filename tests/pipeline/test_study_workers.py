@@ -25,7 +25,8 @@ def name_and_wait(path):
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=prepare_worker, initargs=(1,)) as pool:
+    begin = dict(initializer=prepare_worker, initargs=(1,))
+    with ProcessPoolExecutor(1, mp_context=context, **begin) as pool:
         pool.submit(name_and_wait, sys.argv[1]).result()
 """
 
