@@ -27,6 +27,7 @@ from undense.measure.timing import environment
 from undense.pipeline.study import Study
 from undense.pipeline.study_runs import run_all
 from undense.pipeline.tuning import at_an_end, best_rates, claim, differences, sweep, train_all
+from undense.report.arms_plot import draw_arms
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = ("mixers-192.json", "mixers-ablation-128.json")
@@ -66,34 +67,14 @@ def measure(study: Study, folder: Path, name: str, jobs: int) -> dict[str, Any]:
     }
 
 
-def plot(result: dict[str, Any], path: Path) -> None:
-    """Every arm's mean and interval, its seeds as dots."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    arms = dict(sorted(result["arms"].items(), key=lambda item: item[1]["mean"]))
-    figure, axis = plt.subplots(figsize=(8, 1 + 0.35 * len(arms)), layout="constrained")
-    for row, arm in enumerate(arms.values()):
-        low, high = arm["ci95"] or [arm["mean"]] * 2
-        axis.plot([low, high], [row, row], color="tab:blue", linewidth=2)
-        axis.plot(arm["bits_per_byte"], [row] * len(arm["bits_per_byte"]), "k.", markersize=4)
-        axis.plot(arm["mean"], row, "o", color="tab:blue")
-    axis.set_yticks(range(len(arms)), list(arms))
-    axis.invert_yaxis()
-    axis.set_xlabel("held-out bits per byte: mean, 95 % interval, seeds")
-    figure.savefig(path)
-    plt.close(figure)
-
-
 def main() -> None:
     asked, jobs = studies_asked(__doc__, [ROOT / "recipes" / name for name in STUDIES])
     for path, study in asked:
         result = measure(study, ROOT / "runs" / path.stem, f"recipes/{path.name}", jobs)
         out = ROOT / "benchmarks" / "results" / f"{path.stem}-{result['created']}.json"
         write_json(out, result)
-        plot(result, out.with_suffix(".png"))
+        label = "held-out bits a byte"
+        draw_arms(result["arms"], "bits_per_byte", label, out.with_suffix(".png"))
         print(out)
         for arm, figures in result["arms"].items():
             spread = " ".join(f"{bits:.4f}" for bits in figures["bits_per_byte"])

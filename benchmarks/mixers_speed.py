@@ -118,7 +118,8 @@ def measure(
     result: dict[str, Any], path: Path, lengths: list[int], seconds: float, names: list[str]
 ) -> None:
     built = arms_of(names)
-    result["parameters"] = {name: parameters_of(mixer) for name, mixer in built.items()}
+    sizes = result.setdefault("parameters", {})
+    sizes |= {name: parameters_of(mixer) for name, mixer in built.items()}
     todo = [(kind, length) for kind in KINDS for length in lengths]
     for kind, length in tqdm(todo, desc="cells"):
         if kind == "training step" and length > LONGEST_STEP:

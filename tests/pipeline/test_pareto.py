@@ -87,6 +87,8 @@ def test_every_arm_has_a_loss_a_seed_at_the_best_rate_of_the_sweep(folder: Path)
         assert arm["mean"] == pytest.approx(sum(arm["losses"]) / 2)
     # a best rate at the end of the grid would have been followed by one beyond it
     assert best not in (min(swept), max(swept)) or len(swept) == 6
+    assert found["trained_elsewhere"] == {}
+    assert len(list(folder.glob("toy-*.png"))) == 2
     assert found["best_at_an_end"] == (["dense"] if best in (min(swept), max(swept)) else [])
 
 

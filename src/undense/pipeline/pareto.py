@@ -18,6 +18,7 @@ from undense.pipeline.arm_costs import costs, times
 from undense.pipeline.study import Study
 from undense.pipeline.study_runs import Run, losses, run_all
 from undense.pipeline.tuning import at_an_end, best_rates, claim, differences, sweep, train_all
+from undense.report.arms_plot import draw_arms
 from undense.report.pareto_plot import draw_pareto
 
 
@@ -28,7 +29,7 @@ def bench_pareto(
 
     First the time of every arm's step, where an arm is trained as long as another; then a sweep of
     the learning rate for each arm on a seed of its own; then all arms, seed by seed; then the times
-    that are reported. Writes `NAME-DATE.json` and a plot. Raises `UndenseError` before any training
+    that are reported. Writes `NAME-DATE.json` and two plots. Raises `UndenseError` before training
     for an arm that cannot be built, and for a folder of another study.
     """
     claim(study, folder)
@@ -61,8 +62,11 @@ def bench_pareto(
     }
     stem = Path(name).stem
     plot = draw_pareto(result, folder / f"{stem}-{today}.png")
+    label = "held-out loss, nats a token"
+    ranking = draw_arms(arms, "losses", label, folder / f"{stem}-{today}-arms.png")
     write_json(folder / f"{stem}-{today}.json", result)
-    return result | {"files": [str(folder / f"{stem}-{today}.json"), str(plot)]}
+    files = [str(folder / f"{stem}-{today}.json"), str(plot), str(ranking)]
+    return result | {"files": files}
 
 
 def planned(study: Study) -> dict[str, Any]:

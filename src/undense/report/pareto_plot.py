@@ -44,10 +44,13 @@ def draw_pareto(result: dict[str, Any], path: Path) -> Path:
         machine, base = (result["environment"], result["study"]["base"])
         left_out = [name for name in result["arms"] if name not in arms]
         note = f"; not drawn: {', '.join(left_out)}" if left_out else ""
+        elsewhere = " | ".join(result.get("trained_elsewhere", ()))
+        trained = f"; trained elsewhere: {elsewhere}" if elsewhere else ""
         figure.suptitle(
             f"From scratch: {base.get('host', 'gpt2')}, d = {base['hidden_size']},"
             f" {base['layers']} layers, {len(result['study']['seeds'])} seeds, each arm at its own"
-            f" best rate{note}\n{machine['cpu']}, torch {machine['torch']}, {result['created']}",
+            f" best rate{note}\n{machine['cpu']}, torch {machine['torch']},"
+            f" {result['created']}{trained}",
             color=INK,
             fontsize=10,
             x=0.01,
