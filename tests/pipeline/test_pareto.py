@@ -88,7 +88,6 @@ def test_every_arm_has_a_loss_a_seed_at_the_best_rate_of_the_sweep(folder: Path)
     # a best rate at the end of the grid would have been followed by one beyond it
     assert best not in (min(swept), max(swept)) or len(swept) == 6
     assert found["trained_elsewhere"] == {}
-    assert len(list(folder.glob("toy-*.png"))) == 2
     assert found["best_at_an_end"] == (["dense"] if best in (min(swept), max(swept)) else [])
 
 
@@ -121,8 +120,9 @@ def test_pairs_are_differences_seed_by_seed(folder: Path) -> None:
     ]
     assert pair["differences"] == pytest.approx(wanted)
     assert pair["ci95"][0] <= pair["mean"] <= pair["ci95"][1]
-    (plot,) = folder.glob("toy-*.png")
-    assert plot.stat().st_size > 10_000
+    plots = list(folder.glob("toy-*.png"))
+    assert len(plots) == 2
+    assert all(plot.stat().st_size > 10_000 for plot in plots)
 
 
 def test_a_finished_study_trains_nothing_again(
