@@ -281,7 +281,7 @@ class BlockTopK(GainedFFN):
     def untrained(cls, config: contract.Config) -> contract.Config:
         """Balanced, since no block is in use yet; plain GELU neurons that store as much as gated
         ones, which from a random start need a norm behind them (`docs/log.md`)."""
-        assert isinstance(config, BlockTopK.Config)
+        assert isinstance(config, BlockTopK.Config) and config.hidden is not None
         if config.gated:
             hidden = 3 * config.hidden // (2 * config.block) * config.block
             config = config.replace(gated=False, activation="gelu_tanh", hidden=hidden)
