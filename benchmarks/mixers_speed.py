@@ -170,7 +170,9 @@ def plot(result: dict[str, Any], path: Path) -> None:
                 *zip(*guessed, strict=True), "x", color=line.get_color()
             ) if guessed else None
         axis.set(title=f"{kind} (x: extrapolated)", xlabel="tokens", ylabel="ms")
-    axes[0].legend(fontsize="small")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), fontsize="small", loc="outside right center"
+    )
     figure.savefig(path)
 
 
