@@ -4,16 +4,16 @@
 
 Rates are swept and arms trained as `undense bench pareto STUDY --output-dir runs/STUDY` would, and
 each run is written into the same folder; `graphs.py` says what differs. Where arms train as long
-as others, `steps.json` must stand in the folder: times are those of the machine that the claim is
-about. `--corpus` gives the default corpus as a folder, where this Python's own library is another.
-Runs that are done are kept; a run that was cut off starts again. Without a GPU the same steps are
-taken on the CPU, for an arm that joins later (`--jobs 2 --at-once 1`).
+as others, the times of their steps are those of `steps.json` in the folder, or are measured first,
+on the CPU here: bring that file from the machine that the claim is about. `--corpus` gives the
+default corpus as a folder, where this Python's own library is another. Runs that are done are kept;
+a run that was cut off starts again. Without a GPU the same steps are taken on the CPU, for an arm
+that joins later (`--jobs 2 --at-once 1`).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import threading
@@ -27,6 +27,7 @@ import held  # noqa: F401  (mixers with parts held still, in every process)
 import peers  # noqa: F401  (the mixers of others)
 from graphs import GraphTrainer
 
+from undense.pipeline.pareto import steps_of
 from undense.pipeline.study import Study
 from undense.pipeline.study_runs import Run, prepare_worker
 from undense.pipeline.tuning import best_rates, claim, run_of, sweep, train_all
@@ -129,7 +130,7 @@ def main() -> None:
     options = parser.parse_args()
     asked = [(path, Study.load(path)) for path in options.studies]
     folders = {path: ROOT / "runs" / path.stem for path, _ in asked}
-    counts = [_steps(study, folders[path]) for path, study in asked]
+    counts = [steps_of(study, folders[path], 1) for path, study in asked]
     most = max(study.sweep_steps for _, study in asked)
     most = max(most, *(steps for count in counts for steps in count.values()))
     train = Workers(
@@ -147,27 +148,9 @@ def main() -> None:
         claim(study, folder)
         rates = best_rates(study, sweep(study, folder, train))
         print(path.stem, rates, flush=True)
-        train_all(study, folder, rates, _steps(study, folder), train)
+        train_all(study, folder, rates, steps_of(study, folder, 1), train)
     if train.failed:
         raise SystemExit(1)
-
-
-def _steps(study: Study, folder: Path) -> dict[str, int]:
-    """As `undense bench pareto` has them, from the times that it keeps in the folder."""
-    steps = {
-        arm: study.recipe(arm, rate=study.rates[0], seed=study.sweep_seed).steps
-        for arm in study.arms
-    }
-    timed = {arm: one.as_long_as for arm, one in study.arms.items() if one.as_long_as}
-    if timed:
-        if not (folder / "steps.json").is_file():
-            raise SystemExit(f"{folder} needs the steps.json of undense bench pareto")
-        clock = json.loads((folder / "steps.json").read_text())["arms"]
-        steps |= {
-            arm: round(steps[other] * clock[other]["step_ms"] / clock[arm]["step_ms"])
-            for arm, other in timed.items()
-        }
-    return steps
 
 
 if __name__ == "__main__":

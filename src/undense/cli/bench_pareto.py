@@ -18,7 +18,7 @@ class Options:
     beside FLOPs, parameters and time; an interrupted call goes on when repeated."""
 
     study: Annotated[Path, tyro.conf.Positional]
-    """A JSON file such as recipes/study-gpt2-128.json."""
+    """A JSON file such as recipes/pareto-plain-128.json."""
     output_dir: Path | None = None
     """Where runs are kept and the result file and plot are written; runs/STUDY by default."""
     seeds: tuple[int, ...] = ()

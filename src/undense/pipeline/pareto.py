@@ -34,7 +34,7 @@ def bench_pareto(
     """
     claim(study, folder)
     what = costs(study)
-    steps = _steps(study, folder, threads)
+    steps = steps_of(study, folder, threads)
     train = partial(run_all, jobs=jobs, threads=threads)
     search = sweep(study, folder, train)
     rates = best_rates(study, search)
@@ -59,6 +59,7 @@ def bench_pareto(
         "search": search,
         "best_at_an_end": at_an_end(study, search),
         "trained_elsewhere": _elsewhere(runs),
+        "step_ms_that_decided": _deciding(study, folder),
     }
     stem = Path(name).stem
     plot = draw_pareto(result, folder / f"{stem}-{today}.png")
@@ -87,8 +88,9 @@ def _kept(path: Path, measure: Any) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _steps(study: Study, folder: Path, threads: int) -> dict[str, int]:
-    """Of every arm: those of its recipe, or as many as take the time of another arm."""
+def steps_of(study: Study, folder: Path, threads: int) -> dict[str, int]:
+    """Of every arm: those of its recipe, or as many as take the time of another arm, by times of a
+    step that are measured once and kept in the folder's `steps.json`."""
     plain = {
         arm: study.recipe(arm, rate=study.rates[0], seed=study.sweep_seed).steps
         for arm in study.arms
@@ -106,6 +108,15 @@ def _steps(study: Study, folder: Path, threads: int) -> dict[str, int]:
         arm: round(plain[other] * clock[other]["step_ms"] / clock[arm]["step_ms"])
         for arm, other in timed.items()
     }
+
+
+def _deciding(study: Study, folder: Path) -> dict[str, float]:
+    """The times of a step by which some arms train as long as others, in milliseconds."""
+    timed = [(name, arm.as_long_as) for name, arm in study.arms.items() if arm.as_long_as]
+    if not timed:
+        return {}
+    clock = json.loads((folder / "steps.json").read_text(encoding="utf-8"))["arms"]
+    return {arm: clock[arm]["step_ms"] for pair in timed for arm in pair}
 
 
 def _elsewhere(runs: dict[str, list[Run]]) -> dict[str, list[str]]:
