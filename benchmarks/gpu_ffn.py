@@ -26,17 +26,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from gpu_ffn_arms import Candidate, Size, candidates
+from gpu_script import command_line, finished, not_reached, parsed
 from gpu_timing import Call, captured, failure, free, hardware, replayed_in_turns, surroundings
 
 from undense.files import write_json
 from undense.kernels.grouped import on_gpu
-from undense.measure.ffn_arms import DENSE, TORCH_DTYPES, Arm, arms_at
+from undense.measure.ffn_arms import DENSE, Arm, arms_at
 from undense.measure.ffn_bench import COMPILED, compared
 from undense.measure.timing import Timing, interleaved
 
-RESULTS = Path(__file__).resolve().parent / "results"
 ARMS = ("ultra-25", "ultra-12", "narrow-25", "block_topk-25", "ultra-small-25", "tensor_factor-25")
 ROUNDS = 9
 
@@ -147,33 +146,22 @@ def table(result: dict[str, Any]) -> int:
     return bad
 
 
-def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seconds", type=float, default=170)
+def parsed_options() -> argparse.Namespace:
+    parser = command_line(__doc__, 170)
     parser.add_argument("--widths", type=int, nargs="+", default=[768, 2048, 4096])
     parser.add_argument("--tokens", type=int, nargs="+", default=[1, 16, 128, 1024, 8192])
-    parser.add_argument("--dtypes", nargs="+", default=["bf16", "fp32"], choices=TORCH_DTYPES)
     parser.add_argument("--arms", nargs="+", default=list(ARMS))
-    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--output-dir", type=Path, default=RESULTS)
     parser.add_argument("--cold-caches", action="store_true")
     parser.add_argument("--only-compile", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--plot", type=Path, default=None, help="draw a result, measure nothing")
-    options = parser.parse_args()
-    if options.plot is None and options.device == "cuda" and not torch.cuda.is_available():
-        sys.exit("gpu_ffn: torch sees no GPU; run it where there is one, with torch built for it")
-    return options
+    return parsed(parser)
 
 
 def main() -> int:
-    options = parsed()
+    options = parsed_options()
     if options.plot is not None:
         plot(options.plot)
         return 0
     start = time.perf_counter()
-    torch.set_float32_matmul_precision("highest")
     device, today = options.device, datetime.date.today().isoformat()
     result: dict[str, Any] = {"created": today, "command": "python benchmarks/gpu_ffn.py"}
     if not options.only_compile:
@@ -199,8 +187,7 @@ def main() -> int:
             arms = arms_at(options.arms, dim, gated=False)
             for size in [Size(dim, dtype, m, n) for n in options.tokens for m in modes]:
                 if time.perf_counter() - start > options.seconds:
-                    skipped = {"status": f"not reached within {options.seconds:g} s", "arms": {}}
-                    result["cells"].append(vars(size) | skipped)
+                    result["cells"].append(vars(size) | not_reached(options.seconds))
                     continue
                 only = options.only_compile
                 result["cells"] += cell(arms, size, device, only_compile=only)
@@ -210,12 +197,7 @@ def main() -> int:
     if options.only_compile:
         return 0
     bad = table(result)
-    print(f"{path}: {len(result['cells'])} cells in {result['seconds']:.0f} s; {bad} arms failed")
-    try:
-        plot(path)
-    except ImportError as error:
-        print(f"no plot here ({error}): python benchmarks/gpu_ffn.py --plot {path}")
-    return 1 if bad else 0
+    return finished(result, path, bad, plot)
 
 
 if __name__ == "__main__":

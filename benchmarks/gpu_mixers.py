@@ -24,8 +24,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from gpu_mixers_arms import ARMS, Candidate, Size, candidates
+from gpu_script import command_line, finished, not_reached, parsed
 from gpu_timing import (
     Call,
     captured,
@@ -39,11 +39,9 @@ from gpu_timing import (
 )
 
 from undense.files import write_json
-from undense.measure.ffn_arms import TORCH_DTYPES
 from undense.measure.ratios import realised, speedup, times_less
 from undense.measure.timing import Timing, interleaved
 
-RESULTS = Path(__file__).resolve().parent / "results"
 WIDTHS = {256: 4, 1024: 16}  # features and heads
 LENGTHS = [1024, 4096, 16_384, 65_536, 200_000]
 LONGEST_STEP = 65_536
@@ -194,31 +192,20 @@ def table(result: dict[str, Any]) -> int:
     return bad
 
 
-def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seconds", type=float, default=110)
+def parsed_options() -> argparse.Namespace:
+    parser = command_line(__doc__, 110)
     parser.add_argument("--widths", type=int, nargs="+", default=list(WIDTHS), choices=WIDTHS)
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
-    parser.add_argument("--dtypes", nargs="+", default=["bf16", "fp32"], choices=TORCH_DTYPES)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
-    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--output-dir", type=Path, default=RESULTS)
-    parser.add_argument("--plot", type=Path, default=None, help="draw a result, measure nothing")
-    options = parser.parse_args()
-    if options.plot is None and options.device == "cuda" and not torch.cuda.is_available():
-        sys.exit("gpu_mixers: torch sees no GPU; run it where there is one")
-    return options
+    return parsed(parser)
 
 
 def main() -> int:
-    options = parsed()
+    options = parsed_options()
     if options.plot is not None:
         plot(options.plot)
         return 0
     start = time.perf_counter()
-    torch.set_float32_matmul_precision("highest")
     device, today = options.device, datetime.date.today().isoformat()
     path = options.output_dir / f"gpu-mixers-{today}.json"
     result: dict[str, Any] = {
@@ -238,19 +225,13 @@ def main() -> int:
                         continue
                     size = Size(dim, WIDTHS[dim], dtype, mode, length)
                     if time.perf_counter() - start > options.seconds:
-                        skipped = {"status": f"not reached within {options.seconds:g} s"}
-                        result["cells"].append(vars(size) | skipped | {"arms": {}})
+                        result["cells"].append(vars(size) | not_reached(options.seconds))
                     else:
                         result["cells"] += cell(options.arms, size, device)
                     result["seconds"] = time.perf_counter() - start
                     write_json(path, result)
     bad = table(result)
-    print(f"{path}: {len(result['cells'])} cells in {result['seconds']:.0f} s; {bad} arms failed")
-    try:
-        plot(path)
-    except ImportError as error:
-        print(f"no plot here ({error}): python benchmarks/gpu_mixers.py --plot {path}")
-    return 1 if bad else 0
+    return finished(result, path, bad, plot)
 
 
 if __name__ == "__main__":
