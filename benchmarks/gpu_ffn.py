@@ -26,18 +26,26 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gpu_ffn_arms import Candidate, Size, candidates
+from gpu_ffn_arms import Candidate, candidates
 from gpu_script import command_line, finished, not_reached, parsed
 from gpu_timing import Call, captured, failure, free, hardware, replayed_in_turns, surroundings
 
 from undense.files import write_json
 from undense.kernels.grouped import on_gpu
 from undense.measure.ffn_arms import DENSE, Arm, arms_at
-from undense.measure.ffn_bench import COMPILED, compared
+from undense.measure.ffn_bench import COMPILED, Cell, compared
 from undense.measure.timing import Timing, interleaved
 
 ARMS = ("ultra-25", "ultra-12", "narrow-25", "block_topk-25", "ultra-small-25", "tensor_factor-25")
 ROUNDS = 9
+
+
+def cells_of(dim: int, dtype: str, tokens: list[int], modes: list[str]) -> list[Cell]:
+    return [
+        Cell(dim=dim, dtype=dtype, mode=mode, tokens=count, memory="cold")
+        for count in tokens
+        for mode in modes
+    ]
 
 
 def turned(calls: list[Call]) -> Call:
@@ -51,7 +59,7 @@ def turned(calls: list[Call]) -> Call:
     return call
 
 
-def measured(found: dict[str, Candidate], size: Size, device: str) -> list[dict[str, Any]]:
+def measured(found: dict[str, Candidate], size: Cell, device: str) -> list[dict[str, Any]]:
     """Two cells of one size: replays of graphs, and eager calls."""
     there = {name: each.calls for name, each in found.items() if each.calls}
     ways: dict[str, dict[str, Timing]] = {"eager": {}}
@@ -73,11 +81,11 @@ def measured(found: dict[str, Candidate], size: Size, device: str) -> list[dict[
         for name, problem in problems.items():
             if way == "graph":
                 entries[name] |= {"status": "failed: not captured", "error": problem}
-        cells.append(vars(size) | {"how": way, "memory": "cold"} | compared(entries, times))
+        cells.append(vars(size) | {"how": way} | compared(entries, times))
     return cells
 
 
-def cell(arms: list[Arm], size: Size, device: str, *, only_compile: bool) -> list[dict[str, Any]]:
+def cell(arms: list[Arm], size: Cell, device: str, *, only_compile: bool) -> list[dict[str, Any]]:
     """All arms at one size. What stops them all is an entry too."""
     try:
         found = candidates(arms, size, device)
@@ -185,7 +193,7 @@ def main() -> int:
     for dtype in options.dtypes:
         for dim in options.widths:
             arms = arms_at(options.arms, dim, gated=False)
-            for size in [Size(dim, dtype, m, n) for n in options.tokens for m in modes]:
+            for size in cells_of(dim, dtype, options.tokens, modes):
                 if time.perf_counter() - start > options.seconds:
                     result["cells"].append(vars(size) | not_reached(options.seconds))
                     continue

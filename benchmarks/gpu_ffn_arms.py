@@ -13,26 +13,12 @@ from gpu_timing import Call, cache_bytes, failure
 from torch import Tensor, nn
 
 from undense.measure.ffn_arms import DENSE, TORCH_DTYPES, Arm
-from undense.measure.ffn_bench import COMPILED, MEASURED
+from undense.measure.ffn_bench import COMPILED, MEASURED, Cell, compiled_forward
 from undense.measure.oracle import check, forward_and_back
 from undense.measure.rotation import rotation, weight_bytes
 
 MOST_COPIES = 48
 Apply = Callable[[nn.Module, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Size:
-    """One cell: a width, a number of tokens, a type, forward or training."""
-
-    dim: int
-    dtype: str
-    mode: str
-    tokens: int
-
-    @property
-    def training(self) -> bool:
-        return self.mode == "training"
 
 
 @dataclass
@@ -47,24 +33,6 @@ def eager(module: nn.Module, x: Tensor) -> Tensor:
     return module(x)
 
 
-def compiled(module: nn.Module) -> Apply:
-    """Compiled once for all copies: their weights are arguments."""
-    torch.compiler.reset()
-
-    def forward(weights: dict[str, Tensor], x: Tensor) -> Tensor:
-        return torch.func.functional_call(module, weights, (x,))
-
-    fast = torch.compile(forward, dynamic=False, fullgraph=True)
-    weights: dict[int, dict[str, Tensor]] = {}
-
-    def call(each: nn.Module, x: Tensor) -> Tensor:
-        if id(each) not in weights:
-            weights[id(each)] = dict(each.named_parameters())
-        return fast(weights[id(each)], x)
-
-    return call
-
-
 def forward(apply: Apply, module: nn.Module, x: Tensor) -> object:
     with torch.no_grad():
         return apply(module, x)
@@ -75,7 +43,7 @@ def step(apply: Apply, module: nn.Module, x: Tensor, received: Tensor) -> object
     return forward_and_back(lambda x: apply(module, x), ends, x, received)
 
 
-def candidate(arm: Arm, size: Size, x: Tensor, device: str, *, as_compiled: bool) -> Candidate:
+def candidate(arm: Arm, size: Cell, x: Tensor, device: str, *, as_compiled: bool) -> Candidate:
     """Checked, with copies of its weights; a failure is an entry that says so."""
     if arm.config is None:
         return Candidate({"status": f"not possible: {arm.why}"})
@@ -84,7 +52,7 @@ def candidate(arm: Arm, size: Size, x: Tensor, device: str, *, as_compiled: bool
     try:
         with torch.device(device):  # no longer: torch would ask about every call
             module = arm.build(x.dtype, training=size.training)
-        apply = compiled(module) if as_compiled else eager
+        apply = compiled_forward(module) if as_compiled else eager
         checked = check(module, x, training=size.training, call=lambda x: apply(module, x))
         entry["check"] = checked.to_dict()
         if not checked.ok:
@@ -106,7 +74,7 @@ def candidate(arm: Arm, size: Size, x: Tensor, device: str, *, as_compiled: bool
     return found
 
 
-def candidates(arms: list[Arm], size: Size, device: str) -> dict[str, Candidate]:
+def candidates(arms: list[Arm], size: Cell, device: str) -> dict[str, Candidate]:
     """Dense, compiled dense and the others."""
     torch.manual_seed(0)
     x = torch.randn(1, size.tokens, size.dim).to(device, TORCH_DTYPES[size.dtype])

@@ -20,7 +20,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import (
+    PreTrainedTokenizerBase,
+    get_cosine_schedule_with_warmup,
+    set_seed,
+)
 
 from undense.errors import UndenseError
 from undense.files import write_json
@@ -71,7 +75,6 @@ class Learner:
         own = {"guide": 0.0, "data": None, "stored": "fp32", "save_ffns_every": None}
         if asked := [name for name, without in own.items() if getattr(recipe, name) != without]:
             raise UndenseError(f"recipe: {', '.join(asked)} is not for this; use bench pareto")
-        self.folder = folder
         self.texts = texts(
             folder, recipe.tokenizer, recipe.vocab_size, recipe.context, recipe.eval_limit
         )
@@ -91,7 +94,6 @@ class Learner:
         self.now = torch.zeros(1, dtype=torch.int64, device=DEVICE)
         self.factors = torch.zeros(most_steps, device=DEVICE)
         self.order = torch.zeros(most_steps, recipe.batch, dtype=torch.int64, device=DEVICE)
-        self.losses = torch.zeros(most_steps, device=DEVICE)
         self.graph = self._captured() if GPU else None
         self.run: Run | None = None
         self.left, self.begun = 0, 0.0
@@ -142,7 +144,6 @@ class Learner:
         for group, top in zip(self.optimizer.param_groups, self.tops, strict=True):
             group["lr"].copy_(factor * top)
         self.optimizer.step()
-        self.losses.index_copy_(0, self.now, loss.detach()[None])
         self.now.add_(1)
 
     def start(self, run: Run) -> None:
@@ -154,7 +155,7 @@ class Learner:
         count, wanted = len(self.texts.blocks), steps * recipe.batch
         passes = [torch.randperm(count, generator=generator) for _ in range(-(-wanted // count))]
         order = torch.cat(passes)[:wanted].view(steps, recipe.batch)
-        factors = torch.tensor([schedule(step, steps, warmup) for step in range(steps)])
+        factors = schedule(steps, warmup)
         with torch.cuda.stream(self.stream), torch.no_grad():
             self.model.load_state_dict(fresh.state_dict())
             for state in self.optimizer.state.values():  # none before the first step of a CPU
@@ -182,7 +183,6 @@ class Learner:
         recipe = run.recipe
         with torch.cuda.stream(self.stream):
             loss = heldout_loss(self.model, self.texts.heldout, batch=64)  # type: ignore[arg-type]
-            curve = self.losses[: recipe.steps].cpu()
         predictions = len(self.texts.heldout) * (recipe.context - 1)
         size = heldout_bytes(self.texts.tokenizer, self.texts.heldout)
         finite = math.isfinite(loss)
@@ -198,7 +198,6 @@ class Learner:
                 "steps": recipe.steps,
                 "tokens_seen": recipe.steps * recipe.batch * recipe.context,
                 "training_seconds": time.perf_counter() - self.begun,
-                "last_training_loss": curve[-100:].mean().item(),
                 "corpus": {
                     "name": corpus.name,
                     "sha256": corpus.sha256,
@@ -210,11 +209,11 @@ class Learner:
         self.run = None
 
 
-def schedule(step: int, steps: int, warmup: int) -> float:
-    """The Trainer's: linear to the top, then half a cosine."""
-    if step < warmup:
-        return step / max(1, warmup)
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+def schedule(steps: int, warmup: int) -> Tensor:
+    """What the Trainer multiplies every rate by, step by step."""
+    dummy = torch.optim.SGD([torch.zeros(1)])
+    (factor,) = get_cosine_schedule_with_warmup(dummy, warmup, steps).lr_lambdas
+    return torch.tensor([factor(step) for step in range(steps)])
 
 
 def trained_on() -> dict[str, str]:

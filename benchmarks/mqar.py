@@ -149,32 +149,28 @@ def train(
     rate: float,
     seed: int,
     *,
-    most: int,
     bare: bool,
-    device: str,
 ) -> dict[str, object]:
-    """Train until the minutes or `most` steps are spent, on from the checkpoint where there is
-    one."""
+    """Train until the minutes are spent, on from the checkpoint where there is one."""
     RUNS.mkdir(parents=True, exist_ok=True)
     file = RUNS / f"{size}-{arm}-{rate:g}-{seed}{'-bare' * bare}.pt"
     task = TASKS[size]
     torch.manual_seed(seed)
-    model = Model(arm, task, bare=bare).to(device)
+    model = Model(arm, task, bare=bare)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0)
     curve: list[dict[str, float]] = []
     step, spent = 0, 0.0
     if file.exists():
-        saved = torch.load(file, map_location=device)
+        saved = torch.load(file)
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         curve, step, spent = saved["curve"], saved["step"], saved["spent"]
     bar = tqdm(total=round(60 * minutes), initial=round(spent), unit="s", desc=arm)
-    while spent < 60 * minutes and step < most and not (curve and curve[-1]["accuracy"] > SOLVED):
+    while spent < 60 * minutes and not (curve and curve[-1]["accuracy"] > SOLVED):
         start = time.perf_counter()
         generator = torch.Generator().manual_seed(1_000_003 * seed + step)
         pairs = task.pairs // (4, 2, 1)[step % 3]
-        drawn = draw(task, pairs, BATCH, generator, everywhere=True)
-        tokens, places, values = (tensor.to(device) for tensor in drawn)
+        tokens, places, values = draw(task, pairs, BATCH, generator, everywhere=True)
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1, (step + 1) / 50)
         loss = nn.functional.cross_entropy(
@@ -184,15 +180,16 @@ def train(
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        last = loss.item()  # waits for a GPU
         step += 1
         taken = time.perf_counter() - start
         spent += taken
         bar.update(min(taken, bar.total - bar.n))
         if step % EVALUATE_EVERY == 0:
             accuracy = evaluate(model, task)
-            curve.append({"step": step, "seconds": spent, "loss": last, "accuracy": accuracy})
-            bar.set_postfix(step=step, loss=f"{last:.3f}", accuracy=f"{accuracy:.3f}")
+            curve.append(
+                {"step": step, "seconds": spent, "loss": loss.item(), "accuracy": accuracy}
+            )
+            bar.set_postfix(step=step, loss=f"{loss.item():.3f}", accuracy=f"{accuracy:.3f}")
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
             torch.save(state | {"curve": curve, "step": step, "spent": spent}, file)
     bar.close()
@@ -202,7 +199,6 @@ def train(
         "seed": seed,
         "steps": step,
         "seconds": spent,
-        "device": device if device == "cpu" else torch.cuda.get_device_name(),
         "accuracy": evaluate(model, task),
         "curve": curve,
     }
@@ -220,9 +216,8 @@ def gathered(size: str) -> dict[str, dict[str, object]]:
 @torch.no_grad()
 def evaluate(model: Model, task: Task) -> float:
     """Share of queries of the most pairs answered right, on rows that training never draws."""
-    drawn = draw(task, task.pairs, 256, torch.Generator().manual_seed(2**40), everywhere=False)
-    device = model.embed.weight.device
-    tokens, places, values = (tensor.to(device) for tensor in drawn)
+    generator = torch.Generator().manual_seed(2**40)
+    tokens, places, values = draw(task, task.pairs, 256, generator, everywhere=False)
     return (model.eval()(tokens, places).argmax(-1) == values).float().mean().item()
 
 
@@ -239,8 +234,6 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--bare", action="store_true", help="no convolution before the mixers")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=10**9, help="at most so many")
-    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(1)
     today = datetime.date.today().isoformat()
@@ -252,9 +245,7 @@ def main() -> None:
             options.minutes,
             options.rate,
             options.seed,
-            most=options.steps,
             bare=options.bare,
-            device=options.device,
         )
         print(f"{arm}: accuracy {found['accuracy']:.3f} after {found['steps']} steps")
         result = {

@@ -88,6 +88,7 @@ def test_every_arm_has_a_loss_a_seed_at_the_best_rate_of_the_sweep(folder: Path)
     # a best rate at the end of the grid would have been followed by one beyond it
     assert best not in (min(swept), max(swept)) or len(swept) == 6
     assert found["trained_elsewhere"] == {}
+    assert set(found["step_ms_that_decided"]) == {"longer", "dense"}
     assert found["best_at_an_end"] == (["dense"] if best in (min(swept), max(swept)) else [])
 
 
@@ -123,6 +124,16 @@ def test_pairs_are_differences_seed_by_seed(folder: Path) -> None:
     plots = list(folder.glob("toy-*.png"))
     assert len(plots) == 2
     assert all(plot.stat().st_size > 10_000 for plot in plots)
+
+
+def test_runs_that_another_program_trained_are_named(
+    values: dict[str, Any], folder: Path, tmp_path: Path
+) -> None:
+    copied = shutil.copytree(folder, tmp_path / "copied")
+    (file, *_) = sorted(copied.glob("runs/narrow-25/*seed1/metrics.json"))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"trained_on": {"device": "a GPU"}}))
+    found = bench_pareto(Study.from_dict(values), copied, name="toy.json", jobs=1, threads=1)
+    assert found["trained_elsewhere"] == {"device a GPU": ["narrow-25 seed 1"]}
 
 
 def test_a_finished_study_trains_nothing_again(

@@ -21,7 +21,8 @@ LINE_BYTES = 128  # a row is gathered by whole lines of the cache
 @final
 class TritonPairs(Pairs):
     """By `triton_kernels.py`, for tensors of a GPU in fp32, bf16 or fp16. On an H100 the presets
-    agree with fp64, forward and back; they are slower there than a dense FFN (`docs/log.md`).
+    agree with fp64, forward and back; at width 768 they are slower than a dense FFN there
+    (`docs/log.md`).
 
     Nothing waits for the GPU: which pairs are a block's is known on the device alone. A block that
     does not exist is an assertion on the device, as for torch's own indices.

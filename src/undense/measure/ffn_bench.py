@@ -147,7 +147,7 @@ class Bench:
             for module in modules:
                 module.train(cell.training)
             first = cast(FFNComponent, modules[0])
-            apply = _compiled(first) if compiled else _eager
+            apply = compiled_forward(first) if compiled else _eager
             result = check(first, x, training=cell.training, call=lambda x: apply(first, x))
             entry["check"] = result.to_dict()
             if not result.ok:
@@ -218,7 +218,7 @@ def _eager(module: nn.Module, x: Tensor) -> Tensor:
     return module(x)
 
 
-def _compiled(module: nn.Module) -> Callable[[nn.Module, Tensor], Tensor]:
+def compiled_forward(module: nn.Module) -> Callable[[nn.Module, Tensor], Tensor]:
     """The module's forward compiled once for all copies: their weights are arguments."""
     torch.compiler.reset()
 
