@@ -1,6 +1,7 @@
 """Many small runs of a study on one GPU at once: a training step is one CUDA graph, and every arm
 has a stream of its own, so that kernels too small to fill the card run beside one another. On a
-CPU the same steps are taken one after the other, so that an arm can join runs of a GPU later.
+CPU the same steps are taken one after the other, compiled, so that an arm can join runs of a GPU
+later and a small study needs none.
 
 What a run learns from is what `undense train` gives it: the same model, start, optimizer groups,
 schedule, clipping and held-out blocks. Three things differ: blocks come in an order that is drawn
@@ -94,6 +95,8 @@ class Learner:
         self.now = torch.zeros(1, dtype=torch.int64, device=DEVICE)
         self.factors = torch.zeros(most_steps, device=DEVICE)
         self.order = torch.zeros(most_steps, recipe.batch, dtype=torch.int64, device=DEVICE)
+        # once for every run of the arm; evaluation stays as it is
+        self.forward = self.model if GPU else torch.compile(self.model, fullgraph=True)
         self.graph = self._captured() if GPU else None
         self.run: Run | None = None
         self.left, self.begun = 0, 0.0
@@ -137,7 +140,7 @@ class Learner:
         with torch.autocast(
             DEVICE, torch.bfloat16, enabled=self.recipe.dtype == "bf16", cache_enabled=False
         ):
-            loss = self.model(input_ids=rows, labels=rows, use_cache=False).loss
+            loss = self.forward(input_ids=rows, labels=rows, use_cache=False).loss
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip, foreach=True)
         factor = self.factors.index_select(0, self.now)[0]
