@@ -27,6 +27,7 @@ import held  # noqa: F401  (mixers with parts held still, in every process)
 import peers  # noqa: F401  (the mixers of others)
 from graphs import GraphTrainer
 
+from undense.pipeline.arm_costs import ffns
 from undense.pipeline.pareto import steps_of
 from undense.pipeline.study import Study
 from undense.pipeline.study_runs import Run, prepare_worker
@@ -145,7 +146,7 @@ def main() -> None:
             study = replace(study, seeds=tuple(options.seeds))
         folder = folders[path]
         study = train.able(study, folder)
-        claim(study, folder)
+        claim(study, folder, ffns(study))
         rates = best_rates(study, sweep(study, folder, train))
         print(path.stem, rates, flush=True)
         train_all(study, folder, rates, steps_of(study, folder, 1), train)

@@ -167,6 +167,18 @@ def test_a_folder_of_another_study_is_refused(values: dict[str, Any], folder: Pa
         bench_pareto(Study.from_dict(other), folder, name="toy.json", jobs=1, threads=1)
 
 
+def test_a_name_that_has_come_to_mean_another_ffn_is_refused(
+    values: dict[str, Any], folder: Path
+) -> None:
+    copy = folder.parent / "renamed"
+    copy.mkdir()
+    kept = json.loads((folder / "study.json").read_text())
+    kept["ffns"]["longer"]["hidden"] += 1
+    (copy / "study.json").write_text(json.dumps(kept))
+    with pytest.raises(UndenseError, match=r"another study \(differs in what arms.longer names\)"):
+        bench_pareto(Study.from_dict(values), copy, name="toy.json", jobs=1, threads=1)
+
+
 def test_a_run_of_another_recipe_is_refused(values: dict[str, Any], folder: Path) -> None:
     study = Study.from_dict(values)
     recipe = study.recipe("dense", rate=0.5, seed=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -32,6 +33,14 @@ ROUNDS = 15
 FEW_PARAMETERS = 0.35  # of the dense FFN's: the line between the two groups that are compared
 
 
+def ffns(study: Study) -> dict[str, dict[str, Any]]:
+    """By arm the config of its FFN in full, as JSON keeps it."""
+    return {
+        arm: json.loads(json.dumps(_config(recipe).to_dict()))
+        for arm, recipe in _recipes(study).items()
+    }
+
+
 def costs(study: Study) -> dict[str, dict[str, Any]]:
     """Of every arm: its FFN's config, the FLOPs and parameters of one FFN beside those of the dense
     one that `base` describes, and the FLOPs of a training step of the whole model, counted.
@@ -42,10 +51,7 @@ def costs(study: Study) -> dict[str, dict[str, Any]]:
     dense = dense_config(full)
     found = {}
     for arm, recipe in _recipes(study).items():
-        shape = _shape(recipe)
-        config = dense_config(shape)
-        if recipe.ffn is not None:
-            config = resolve(recipe.ffn, shape, untrained=True)
+        shape, config = _shape(recipe), _config(recipe)
         share = _parameters(shape.dim, config) / _parameters(full.dim, dense)
         work = Workload(batch=recipe.batch, tokens=recipe.context, labels=True)
         with torch.device("meta"):
@@ -106,6 +112,12 @@ def _recipes(study: Study) -> dict[str, PretrainRecipe]:
     return {
         arm: study.recipe(arm, rate=study.rates[0], seed=study.sweep_seed) for arm in study.arms
     }
+
+
+def _config(recipe: PretrainRecipe) -> Config:
+    """Of an arm's FFN."""
+    shape = _shape(recipe)
+    return dense_config(shape) if recipe.ffn is None else resolve(recipe.ffn, shape, untrained=True)
 
 
 def _shape(recipe: PretrainRecipe) -> DenseShape:

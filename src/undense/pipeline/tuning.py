@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from undense.pipeline.study_runs import Run, losses
 Train = Callable[[Sequence[Run]], None]
 
 
-def claim(study: Study, folder: Path) -> None:
-    """One study a folder; more arms and more seeds may join it later."""
+def claim(study: Study, folder: Path, ffns: Mapping[str, Any] | None = None) -> None:
+    """One study a folder; more arms and more seeds may join it later. `ffns`: by arm the whole
+    config of its FFN, of which a recipe may only give a name: runs under a name that has come to
+    mean another FFN are not this study's. Raises `UndenseError` for another study."""
     path = folder / "study.json"
     now = study.to_dict()
     if path.is_file():
@@ -30,12 +32,20 @@ def claim(study: Study, folder: Path) -> None:
             for arm, fields in before["arms"].items()
             if now["arms"].get(arm, fields) != fields
         ]
+        meant = before.get("ffns", {})
+        changed += [
+            f"what arms.{arm} names"
+            for arm, config in (ffns or {}).items()
+            if meant.get(arm, config) != config
+        ]
         if changed:
             raise UndenseError(
                 f"{folder} holds another study (differs in {', '.join(changed)}); give another"
                 " --output-dir"
             )
         now["arms"] = {**before["arms"], **now["arms"]}
+        ffns = {**meant, **(ffns or {})}
+    now["ffns"] = dict(ffns or {})
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, now)
 
