@@ -23,6 +23,7 @@ VERBS: dict[str, str] = {
     "bench ffn": "how fast single FFNs are, dense and others, checked and then timed in turn",
     "bench model": "how fast whole models are: prefill, decoding, training step, peak memory",
     "bench pareto": "loss against cost: FFNs trained from scratch, every arm tuned alike",
+    "bench scaling": "how FFNs from scratch grow with the model: curves from several bench pareto",
     "report": "rebuild the report of a run folder",
     "ls": "the components and presets that --ffn takes",
     "doctor": "check the installation and say how to mend it",
