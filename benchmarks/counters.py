@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from counter_tools import MODULES, TOOLS
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -37,7 +38,6 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 from undense.contract import DenseShape, build
 from undense.ffn.presets import resolve
 from undense.files import write_json
-from undense.measure.flops import count_flops
 
 ROOT = Path(__file__).resolve().parent.parent
 T, D, HEADS = 128, 768, 12
@@ -123,18 +123,23 @@ def truths() -> dict[str, int]:
         2 * norm
         # to the frequencies' sines and cosines, one gain, one twist and their sum, and back
         + T * (2 * D * 2 * k + 3 * 2 * k + 2 * 2 * k * D)
-        # three times a scale and a tanh u; T2 = 2 u u - 1; the same and T3 = 2 u T2 - u
-        + T * kept * (3 * 2 + 3 + 5)
+        # three times a scale z and u = z / sqrt(1 + z z); T2 = 2 u u - 1; and T3 = 2 u T2 - u
+        + T * kept * (3 * (1 + 5) + 3 + 5)
         + T * (2 * 3 * kept * D + D)  # mixing three degrees, bias
         + T * D * (4 * (1 + 1 + 5 + 1 + 1) + 3 + 3)  # four steps of w, b, SiLU, w, b; sums between
         + T * 2 * D * D  # projection
         + T * D * (4 + 3 + 3)  # gates of four stages, sums of updates and of states
     )
-    neurons, selected = 766, D // 4
+    shared, blocks, size, chosen, rank = 166, 91, 32, 18, 36
+    neurons = shared + chosen * size
     ultra = (
-        T * selected * (1 + 1 + 5 + 1 + 1)  # one micro step
-        + T * (2 * D * neurons + neurons + 9 * neurons + 2 * neurons * D + D)
-        + T * D * (2 + 1 + 1)  # gates of two stages, a sum of updates and one of states
+        T * (2 * D * rank + 2 * rank * blocks + blocks)  # router, bias
+        # comparisons; temperature, softmax and factor of the gates
+        + T * (blocks + chosen * (1 + 5 + 1))
+        + T * (2 * D * neurons + neurons + 9 * neurons + 2 * neurons * D)
+        # a gate for each chosen neuron; the chosen blocks and the shared neurons added to a sum
+        + T * (chosen * size + (chosen + 1) * D)
+        + T * (D + D)  # bias, gate of the stage
     )
     return {
         "GPT-2 block, dense": around + dense,
@@ -153,91 +158,6 @@ def truths() -> dict[str, int]:
         "batched blocks": 4 * T * 2 * 192 * 192,
         "depthwise convolution": 2 * 3 * T * D,
     }
-
-
-Tool = Callable[[nn.Module, Tensor], int]
-
-
-def undense(model: nn.Module, x: Tensor) -> int:
-    return count_flops(model, x, strict=True).forward
-
-
-def flop_counter_mode(model: nn.Module, x: Tensor) -> int:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        model(x)
-    return counter.get_total_flops()
-
-
-def torch_profiler(model: nn.Module, x: Tensor) -> int:
-    with torch.profiler.profile(with_flops=True) as profiler:
-        model(x)
-    return sum(event.flops for event in profiler.key_averages())
-
-
-def fvcore(model: nn.Module, x: Tensor) -> int:
-    count: Any = importlib.import_module("fvcore.nn").FlopCountAnalysis(model, x)
-    count.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    return 2 * int(count.total())
-
-
-def calflops(model: nn.Module, x: Tensor) -> int:
-    calculate: Any = importlib.import_module("calflops").calculate_flops
-    flops, _, _ = calculate(
-        model,
-        args=[x],
-        print_results=False,
-        print_detailed=False,
-        output_as_string=False,
-    )
-    return int(flops)
-
-
-def ptflops(backend: str) -> Tool:
-    def tool(model: nn.Module, x: Tensor) -> int:
-        macs, _ = importlib.import_module("ptflops").get_model_complexity_info(
-            model,
-            tuple(x.shape),
-            input_constructor=lambda _: x,
-            as_strings=False,
-            print_per_layer_stat=False,
-            backend=backend,
-        )
-        return 2 * int(macs)
-
-    return tool
-
-
-def thop(model: nn.Module, x: Tensor) -> int:
-    macs, _ = importlib.import_module("thop").profile(model, inputs=(x,), verbose=False)
-    return 2 * int(macs)
-
-
-def deepspeed(model: nn.Module, x: Tensor) -> int:
-    module: Any = importlib.import_module("deepspeed.profiling.flops_profiler")
-    profiler = module.FlopsProfiler(model)
-    profiler.start_profile()
-    model(x)
-    flops = int(profiler.get_total_flops())
-    profiler.end_profile()
-    return flops
-
-
-# Name -> the tool, the package that it comes in, and whether it counts multiply-adds.
-TOOLS: dict[str, tuple[Tool, str, bool]] = {
-    "undense": (undense, "undense", False),
-    "FlopCounterMode": (flop_counter_mode, "torch", False),
-    "torch.profiler": (torch_profiler, "torch", False),
-    "fvcore": (fvcore, "fvcore", True),
-    "calflops": (calflops, "calflops", False),
-    "ptflops, pytorch": (ptflops("pytorch"), "ptflops", True),
-    "ptflops, aten": (ptflops("aten"), "ptflops", True),
-    "thop": (thop, "thop", True),
-    "DeepSpeed": (deepspeed, "deepspeed", False),
-}
-# Where the counter of a package is.
-MODULES = {"fvcore": "fvcore.nn", "deepspeed": "deepspeed.profiling.flops_profiler"}
 
 
 def main() -> None:
@@ -259,6 +179,8 @@ def main() -> None:
             with multiprocessing.get_context("fork").Pool(1) as process:
                 rows[subject][name] = process.apply(_run, (name, subject))
         print(subject, rows[subject], flush=True)
+    if wrong := [name for name, row in rows.items() if row["undense"] != row["truth"]]:
+        raise SystemExit(f"by hand and by undense differ: {', '.join(wrong)}")
     today = datetime.date.today().isoformat()
     result = {
         "created": today,
