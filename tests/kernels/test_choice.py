@@ -70,18 +70,13 @@ def test_what_was_measured_counts_where_nobody_named_a_path(
     threads = torch.get_num_threads()
     asked = ("outer_sum", FP32, 768, 400)
     assert not choice.plain_wins(*asked)
-    # uncalibrated: weight gradients over many pairs alone, in wide FFNs alone
-    assert choice.plain_wins("outer_sum", FP32, 768, 1024)
-    assert choice.plain_wins("trained", FP32, 768, 4096)
-    assert not choice.plain_wins("trained", FP32, 128, 4096)
-    assert not choice.plain_wins("routed", FP32, 768, 4096)
-    assert len(choice.in_force()) == 2 == len(environment()["plain_where_faster"])  # type: ignore[arg-type]
+    assert not choice.plain_wins("trained", FP32, 768, 1 << 20)
+    assert choice.in_force() == environment()["plain_where_faster"] == []
     choice.keep([row(300, 5, 1)], threads)
     assert choice.plain_wins(*asked)
     assert not choice.plain_wins("outer_sum", BF16, 768, 400)
-    assert choice.plain_wins("outer_sum", BF16, 768, 1024)  # not measured: as without
-    assert not choice.plain_wins("trained", FP32, 128, 4096)
-    (line, *_) = environment()["plain_where_faster"]  # type: ignore[misc]
+    assert not choice.plain_wins("outer_sum", BF16, 768, 1024)  # not measured: as without
+    (line,) = environment()["plain_where_faster"]  # type: ignore[misc]
     assert line == "outer_sum float32, width 512 to 1023, from 256 pairs a block: plain PyTorch"
     torch.set_num_threads(threads + 1)
     try:

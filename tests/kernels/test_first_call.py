@@ -10,8 +10,8 @@ from pathlib import Path
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "first_call.py"
 
 
-def test_the_first_call_takes_less_than_three_seconds() -> None:
-    words = [sys.executable, str(SCRIPT), "--processes", "1"]
+def test_the_first_call_takes_less_than_three_seconds(tmp_path: Path) -> None:
+    words = [sys.executable, str(SCRIPT), "--processes", "1", "--output-dir", str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     seconds = json.loads(done.stdout)

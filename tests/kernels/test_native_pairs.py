@@ -24,7 +24,7 @@ dims = st.integers(1, 40) | st.sampled_from([64, 97, 255, 256, 257, 300, 528])
 
 
 @given(
-    tokens=st.integers(0, 60),
+    tokens=st.integers(0, 60) | st.sampled_from([129, 300]),
     blocks=st.integers(1, 6),
     k=st.integers(1, 3),
     width=sizes,

@@ -1,10 +1,9 @@
 """Which of two correct paths a call takes, where somebody measured that the plain one is faster.
 
 Wherever there is a compiled path it is taken, but where a calibration of this machine, written by
-`undense doctor --kernels`, says that plain PyTorch is faster at that size by a clear margin: a sum
-of outer products over many pairs is better done by the matrix library, and with narrow vector
-units so is more. Without a calibration only weight gradients of wide FFNs over many tokens do so
-(MANY); where UNDENSE_KERNELS names a path, that one is taken.
+`undense doctor --kernels`, says that plain PyTorch is faster at that size by a clear margin, as the
+matrix library can be where vector units are narrow. Where UNDENSE_KERNELS names a path, that one is
+taken.
 """
 
 from __future__ import annotations
@@ -35,10 +34,6 @@ CHOOSING = {
     "outer_sum": "pairs a block",
     "unit_gate": "tokens",
 }
-# Without a calibration, the plain path from so much work on, in FFNs so wide: weight gradients over
-# many pairs a block are where the matrix library was faster (a step of 4096 tokens: 1.4 times).
-MANY = {"trained": 4096, "outer_sum": 1024}
-WIDE = 512
 MARGIN = 1.1  # the plain path is taken where the compiled one takes so many times its time
 LARGEST = 64  # bits of a size
 ENDING = ".kernels.json"
@@ -53,18 +48,15 @@ def plain_wins(operation: str, dtype: torch.dtype, dim: int, work: int) -> bool:
 
     Sizes count by powers of two; a `work` that was not measured goes with the next smaller one
     that was. Where nothing was measured (another width, more work than ever with the compiled path
-    the faster one until then) MANY decides."""
+    the faster one until then) the compiled path is taken."""
     if torch.compiler.is_compiling():
         return False
     if operation in _forced:
         return _forced[operation]
     if anything_chosen():
         place = (operation, dtype, dim.bit_length(), work.bit_length())
-        if (found := _table(torch.get_num_threads()).get(place)) is not None:
-            return found
-    # in this order: the environment is asked only where it could matter
-    many = operation in MANY and work >= MANY[operation] and dim >= WIDE
-    return many and choosing() and kernels().library is not None
+        return _table(torch.get_num_threads()).get(place, False)
+    return False
 
 
 @functools.cache
@@ -152,11 +144,7 @@ def in_force() -> list[str]:
         kind = str(dtype).removeprefix("torch.")
         unit = CHOOSING[operation]
         lines.append(f"{operation} {kind}, {widths}, {sizes} {unit}: plain PyTorch")
-    return lines + [
-        f"{operation}, width from {WIDE}, from {least} {CHOOSING[operation]}, where nothing was"
-        " measured: plain PyTorch"
-        for operation, least in MANY.items()
-    ]
+    return lines
 
 
 def calibration(threads: int) -> list[Row]:
