@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from undense import cost
 from undense.cost import Cost
 from undense.errors import UndenseError
+from undense.ops.gathered_sum import gathered_sum
 from undense.ops.linear_map import BlockMap
 from undense.ops.regression import RIDGE, block_solution, steadied
 
@@ -26,7 +27,7 @@ def sparse_linear(x: Tensor, values: Tensor, columns: Tensor, bias: Tensor | Non
     """
     features = x.reshape(-1, x.shape[-1]).t().contiguous()  # a row a feature, summed as a whole
     weights = values.to(x.dtype)  # under autocast the features come in the lower precision
-    mixed = nn.functional.embedding_bag(columns, features, per_sample_weights=weights, mode="sum")
+    mixed = gathered_sum(features, columns, weights)
     y = mixed.t().reshape(*x.shape[:-1], values.shape[0])
     return y if bias is None else y + bias
 

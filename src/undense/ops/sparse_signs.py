@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import numpy
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from undense import cost
 from undense.cost import Cost
 from undense.errors import UndenseError
 from undense.ops.derived import Derived
+from undense.ops.gathered_sum import gathered_sum
 
 
 def signed_places(fan_in: int, fan_out: int, per_row: int, seed: int) -> Tensor:
@@ -65,7 +66,7 @@ class SparseSigns(Derived):
     def forward(self, x: Tensor) -> Tensor:
         features = x.reshape(-1, self.fan_in).t()
         signed = torch.cat([features, -features])  # (2 * fan_in, tokens)
-        sums = nn.functional.embedding_bag(self.places, signed, mode="sum")
+        sums = gathered_sum(signed, self.places)
         return sums.t().reshape(*x.shape[:-1], self.fan_out)
 
     def cost(self, name: str, tokens: int) -> Cost:
