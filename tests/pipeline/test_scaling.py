@@ -80,6 +80,20 @@ def test_an_arm_of_another_name_is_the_same_arm(files: list[Path], tmp_path: Pat
         bench_scaling(files, tmp_path / "out", renamed={}, against="full")
     found = bench_scaling(files, tmp_path / "out", renamed={"old": "half"}, against="full")
     assert list(found["differences"]) == ["half"]
+    assert found["left_out"] == []
+    with pytest.raises(UndenseError, match="no file has an arm typo to rename"):
+        bench_scaling(files, None, renamed={"typo": "half"}, against="full")
+    with pytest.raises(UndenseError, match="two arms of one name"):
+        bench_scaling(files, None, renamed={"half": "full"}, against="full")
+
+
+def test_an_arm_that_some_file_lacks_is_named(files: list[Path], tmp_path: Path) -> None:
+    other = result(64)
+    other["arms"]["extra"] = other["arms"]["half"]
+    write(tmp_path, 64, other)
+    found = bench_scaling(files, None, renamed={}, against="full")
+    assert found["left_out"] == ["extra"]
+    assert list(found["arms"]) == ["full", "half"]
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,8 @@ def show(result: dict[str, Any], screen: Screen) -> None:
         wanted = f"FLOPs for {equal['loss']:.3f}"
         rows.append((name, wanted, f"{equal['flops_ratio']:.2f}x", _interval(equal["ci95"], ".2f")))
     screen.table((f"against {result['against']}", "", "difference", "95 %"), rows)
+    if result["left_out"]:
+        screen.line(f"not in every file, or on other tokens: {', '.join(result['left_out'])}")
     for path in result["files"]:
         screen.line(path)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -34,11 +33,8 @@ FEW_PARAMETERS = 0.35  # of the dense FFN's: the line between the two groups tha
 
 
 def ffns(study: Study) -> dict[str, dict[str, Any]]:
-    """By arm the config of its FFN in full, as JSON keeps it."""
-    return {
-        arm: json.loads(json.dumps(_config(recipe).to_dict()))
-        for arm, recipe in _recipes(study).items()
-    }
+    """By arm the config of its FFN in full, as in `costs`, without counting anything."""
+    return {arm: _config(r, _shape(r)).to_dict() for arm, r in _recipes(study).items()}
 
 
 def costs(study: Study) -> dict[str, dict[str, Any]]:
@@ -51,7 +47,8 @@ def costs(study: Study) -> dict[str, dict[str, Any]]:
     dense = dense_config(full)
     found = {}
     for arm, recipe in _recipes(study).items():
-        shape, config = _shape(recipe), _config(recipe)
+        shape = _shape(recipe)
+        config = _config(recipe, shape)
         share = _parameters(shape.dim, config) / _parameters(full.dim, dense)
         work = Workload(batch=recipe.batch, tokens=recipe.context, labels=True)
         with torch.device("meta"):
@@ -114,9 +111,8 @@ def _recipes(study: Study) -> dict[str, PretrainRecipe]:
     }
 
 
-def _config(recipe: PretrainRecipe) -> Config:
+def _config(recipe: PretrainRecipe, shape: DenseShape) -> Config:
     """Of an arm's FFN."""
-    shape = _shape(recipe)
     return dense_config(shape) if recipe.ffn is None else resolve(recipe.ffn, shape, untrained=True)
 
 

@@ -14,7 +14,7 @@ from undense.errors import UndenseError
 from undense.files import write_json
 from undense.measure.intervals import summary
 from undense.measure.timing import environment
-from undense.pipeline.arm_costs import costs, ffns, times
+from undense.pipeline.arm_costs import costs, times
 from undense.pipeline.study import Study
 from undense.pipeline.study_runs import Run, losses, run_all
 from undense.pipeline.tuning import at_an_end, best_rates, claim, differences, sweep, train_all
@@ -32,8 +32,8 @@ def bench_pareto(
     that are reported. Writes `NAME-DATE.json` and two plots. Raises `UndenseError` before training
     for an arm that cannot be built, and for a folder of another study.
     """
-    claim(study, folder, ffns(study))
     what = costs(study)
+    claim(study, folder, {arm: found["ffn"] for arm, found in what.items()})
     steps = steps_of(study, folder, threads)
     train = partial(run_all, jobs=jobs, threads=threads)
     search = sweep(study, folder, train)

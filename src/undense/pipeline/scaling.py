@@ -30,13 +30,16 @@ def bench_scaling(
     """Fit loss = a * FLOPs^-b, the FLOPs those of training the whole model for one token, to every
     arm that all result files of `bench pareto` have, and a line in log2 of the width to its paired
     differences from the arm `against`; over all seeds, with Student's intervals. `renamed`: arms
-    that are called otherwise in some file. Writes `scaling-DATE.json` and a plot into `folder`.
+    that are called otherwise in some file. `left_out` names the arms that not all files have on as
+    many tokens. Writes `scaling-DATE.json` and a plot into `folder`.
 
     A power law without a floor under the loss: three sizes cannot tell the floor, so that what is
     beyond the largest is marked as an extrapolation. Raises `UndenseError` for files of which no
     curve can be made.
     """
     sizes = sorted((_read(file, renamed) for file in files), key=lambda size: size["width"])
+    if nobody := [old for old in renamed if not any(old in size["names"] for size in sizes)]:
+        raise UndenseError(f"bench scaling: no file has an arm {', '.join(nobody)} to rename")
     arms = _shared(sizes, against)
     others = [arm for arm in arms if arm != against]
     found: dict[str, Any] = {
@@ -45,6 +48,7 @@ def bench_scaling(
         + " ".join([*map(str, files), "--against", against])
         + "".join(f" --renamed {old}={new}" for old, new in renamed.items()),
         "against": against,
+        "left_out": sorted({arm for size in sizes for arm in size["arms"]} - set(arms)),
         "sizes": [{key: size[key] for key in ("file", "width", "seeds")} for size in sizes],
         "arms": {arm: _curve(arm, sizes) for arm in arms},
         "differences": {arm: _difference(arm, against, sizes) for arm in others},
@@ -66,23 +70,26 @@ def _read(file: Path, renamed: Mapping[str, str]) -> dict[str, Any]:
         base = dict(result["study"]["base"])
         width = int(base["hidden_size"])
         arms = {renamed.get(name, name): arm for name, arm in result["arms"].items()}
+        if len(arms) < len(result["arms"]):
+            raise UndenseError(f"bench scaling: {file} has two arms of one name after --renamed")
         return {
             "file": str(file),
             "width": width,
             "host": {key: value for key, value in base.items() if key not in _OWN},
             "seeds": result["study"]["seeds"],
+            "names": list(result["arms"]),
             "arms": {
                 name: {
                     "flops": arm["training_flops_per_step"] * arm["steps"] / arm["tokens"],
                     "tokens": arm["tokens"],
-                    "losses": dict(zip(result["study"]["seeds"], arm["losses"], strict=True)),
+                    "losses": list(arm["losses"]),
                 }
                 for name, arm in arms.items()
             },
         }
     except OSError as error:
         raise UndenseError(f"bench scaling: {file}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, StopIteration) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UndenseError(
             f"bench scaling: {file} is no result of undense bench pareto ({error})"
         ) from error
@@ -124,15 +131,9 @@ def _curve(arm: str, sizes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "exponent": -line.slope,
         "exponent_ci95": [-line.slope - line.slope_reach, -line.slope + line.slope_reach],
-        "points": [
-            {
-                "flops": size["arms"][arm]["flops"],
-                "losses": list(size["arms"][arm]["losses"].values()),
-            }
-            for size in sizes
-        ],
+        "points": [{key: size["arms"][arm][key] for key in ("flops", "losses")} for size in sizes],
         "curve": [_on(line, float(f)) for f in np.geomspace(flops[0], flops[-1], DRAWN)],
-        "extrapolated": [_on(line, flops[-1] * times) for times in (1, *BEYOND)],
+        "extrapolated": [_on(line, flops[-1] * times) for times in BEYOND],
     }
 
 
@@ -141,7 +142,7 @@ def _line(arm: str, sizes: Sequence[dict[str, Any]]) -> Line:
     points = [
         (math.log(size["arms"][arm]["flops"]), math.log(loss))
         for size in sizes
-        for loss in size["arms"][arm]["losses"].values()
+        for loss in size["arms"][arm]["losses"]
     ]
     return Line.through(*zip(*points, strict=True))
 
@@ -157,8 +158,7 @@ def _difference(arm: str, against: str, sizes: Sequence[dict[str, Any]]) -> dict
     by_size = []
     for size in sizes:
         one, other = (size["arms"][name]["losses"] for name in (arm, against))
-        pairs = paired(list(one.values()), list(other.values()))
-        by_size.append({"width": size["width"], **pairs})
+        by_size.append({"width": size["width"], **paired(one, other)})
     points = [
         (math.log2(found["width"]), difference)
         for found in by_size

@@ -23,7 +23,7 @@ def claim(study: Study, folder: Path, ffns: Mapping[str, Any] | None = None) -> 
     config of its FFN, of which a recipe may only give a name: runs under a name that has come to
     mean another FFN are not this study's. Raises `UndenseError` for another study."""
     path = folder / "study.json"
-    now = study.to_dict()
+    now = study.to_dict() | {"ffns": json.loads(json.dumps(ffns or {}))}
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
         changed = [k for k in ("base", "rates", "sweep_steps", "sweep_seed") if before[k] != now[k]]
@@ -35,7 +35,7 @@ def claim(study: Study, folder: Path, ffns: Mapping[str, Any] | None = None) -> 
         meant = before.get("ffns", {})
         changed += [
             f"what arms.{arm} names"
-            for arm, config in (ffns or {}).items()
+            for arm, config in now["ffns"].items()
             if meant.get(arm, config) != config
         ]
         if changed:
@@ -44,8 +44,7 @@ def claim(study: Study, folder: Path, ffns: Mapping[str, Any] | None = None) -> 
                 " --output-dir"
             )
         now["arms"] = {**before["arms"], **now["arms"]}
-        ffns = {**meant, **(ffns or {})}
-    now["ffns"] = dict(ffns or {})
+        now["ffns"] = {**meant, **now["ffns"]}
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, now)
 

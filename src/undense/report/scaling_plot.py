@@ -32,7 +32,7 @@ def draw_scaling(result: dict[str, Any], path: Path) -> Path:
         left.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:.1f}"))
         left.set_xlabel("FLOPs of training the whole model for one token; dashed: extrapolated")
         left.set_ylabel("held-out loss, nats a token")
-        left.legend(frameon=False, labelcolor=INK)
+        figure.legend(loc="outside lower center", ncols=6, frameon=False, labelcolor=INK)
         for name, found in result["differences"].items():
             _difference(right, found, colors[name])
         right.axhline(0, color=SOFT, lw=1)
@@ -54,10 +54,11 @@ def _colors(arms: list[str], against: str) -> dict[str, tuple[str, str]]:
 
 def _curve(axes: Axes, name: str, arm: dict[str, Any], look: tuple[str, str]) -> None:
     color, marker = look
-    for key, style in (("curve", "-"), ("extrapolated", "--")):
-        flops = [point["flops"] for point in arm[key]]
-        axes.plot(flops, [point["loss"] for point in arm[key]], style, color=color, lw=1.4)
-        low, high = zip(*(point["ci95"] for point in arm[key]), strict=True)
+    beyond = [arm["curve"][-1], *arm["extrapolated"]]
+    for curve, style in ((arm["curve"], "-"), (beyond, "--")):
+        flops = [point["flops"] for point in curve]
+        axes.plot(flops, [point["loss"] for point in curve], style, color=color, lw=1.4)
+        low, high = zip(*(point["ci95"] for point in curve), strict=True)
         axes.fill_between(flops, low, high, color=color, alpha=0.12, lw=0)
     points = [(point["flops"], loss) for point in arm["points"] for loss in point["losses"]]
     axes.plot(*zip(*points, strict=True), marker, color=color, ms=5, ls="", label=name)
