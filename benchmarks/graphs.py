@@ -131,6 +131,7 @@ class Learner:
             rate=recipe.learning_rate,
             decay=recipe.weight_decay,
             factor_rates=recipe.factor_rates,
+            token_rates=recipe.token_rates,
             rates=recipe.rates,
         )
 

@@ -21,16 +21,13 @@ from undense.ops.activation import activate, canonical
 from undense.ops.auxiliary import unevenness, unevenness_cost, with_loss
 from undense.ops.block_linear import BlockLinear
 from undense.ops.chosen_blocks import chosen_blocks, chosen_blocks_cost
-from undense.ops.co_activation import best, block_energy, co_active, log_energy
+from undense.ops.co_activation import best, block_energy, co_active, fit_router_
 from undense.ops.low_rank import LowRankLinear
 from undense.ops.regression import Ridge, ridge
 from undense.ops.reshaped import reshaped
 from undense.ops.routed_blocks import routed_blocks, routed_weights
 from undense.ops.routed_training import trained_blocks
 
-# Of a fitted router: the choice is the same, but a step of Adam unlearns less of it (loss after
-# forty steps of distillation 3.374 at 1, 3.360 at 10).
-ROUTER_SCALE = 10.0
 # How firmly the second layer, solved again, holds on to the dense weights, which know more than the
 # sample: start 3.430 at 1e-2, 3.434 at 1e-4 and at 1e-1.
 HOLD = 1e-2
@@ -154,6 +151,10 @@ class BlockTopK(GainedFFN):
         shared = [] if self.shared_down is None else self.shared_down.outputs()
         return [self.down, *shared, *([] if self.bias is None else [self.bias])]
 
+    def token_shares(self) -> dict[str, float]:
+        names = ["up", "down", *([] if self.up_bias is None else ["up_bias"])]
+        return dict.fromkeys(names, self.config.chosen / self.blocks)
+
     def cost(self, tokens: int) -> Cost:
         k, size, numbers = (self.config.chosen, self.config.block, tokens * self.dim)
         parts = [
@@ -209,7 +210,7 @@ class BlockTopK(GainedFFN):
         self._keep(dense, loudest[: self.always], rest[order])
         self.temperature.data.zero_()
         hidden, shared = (hidden[:, rest[order]], hidden[:, loudest[: self.always]])
-        self._route(rows, reader, hidden)
+        fit_router_(self.router, rows, reader, block_energy(hidden, self.down.data))
         self._refit(rows, shared, hidden, targets)
 
     def _keep(self, dense: DenseFFN, shared: Tensor, order: Tensor) -> None:
@@ -230,16 +231,6 @@ class BlockTopK(GainedFFN):
             self.shared_down.weight.data[0] = dense.down[:, shared]
             if self.shared_up.bias is not None:
                 self.shared_up.bias.data.copy_(biases[:, shared].flatten())
-
-    def _route(self, rows: Tensor, reader: Ridge, hidden: Tensor) -> None:
-        """Fit the router to the logarithm of |block's output|^2, token by token."""
-        wanted = log_energy(block_energy(hidden, self.down.data))
-        weight, bias = reader.solve(wanted)
-        self.router.approximate_(weight.T, bias, torch.cov(rows.T))
-        self.router.refit_(rows, wanted)
-        for name, tensor in self.router.named_parameters():
-            halved = self.config.rank is not None and not name.endswith("bias")
-            tensor.data.mul_(ROUTER_SCALE ** (0.5 if halved else 1.0))
 
     def _refit(self, rows: Tensor, shared: Tensor, hidden: Tensor, targets: Tensor) -> None:
         """Solve the second layer again, all neurons at once, as a correction of the dense one."""

@@ -3,7 +3,7 @@
 The aim is the output energy that the k blocks chosen for each token carry. Alternating steps
 raise it: a linear router is fitted to the blocks' energies, it chooses blocks for every token of a
 sample, and the neurons are dealt out again so that each sits where its energy falls on tokens that
-chose its block. Related: MoEfication, https://arxiv.org/abs/2110.01786 (it clusters weights).
+chose its block; then the router that stays is fitted. Related: MoEfication, https://arxiv.org/abs/2110.01786 (it clusters weights).
 """
 
 from __future__ import annotations
@@ -11,11 +11,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from undense.ops.linear_map import LinearMap
+from undense.ops.low_rank import LowRankLinear
 from undense.ops.regression import Ridge
 
 # Share of the mean block energy that is added before the logarithm: silent blocks differ in
 # nothing that matters, and without a floor the router would spend itself on telling them apart.
 FLOOR = 0.01
+# Of a fitted router: the choice is the same, but a step of Adam unlearns less of it (loss after
+# forty steps of distillation 3.374 at 1, 3.360 at 10).
+ROUTER_SCALE = 10.0
 
 
 def log_energy(energy: Tensor) -> Tensor:
@@ -56,6 +61,19 @@ def co_active(
         if torch.equal(label, before):
             break
     return label.argsort(stable=True)
+
+
+@torch.no_grad()
+def fit_router_(router: LinearMap, inputs: Tensor, reader: Ridge, energy: Tensor) -> None:
+    """Fit `router` to the logarithm of the blocks' energies (rows, blocks), token by token;
+    `reader`: least squares on `inputs` (rows, dim)."""
+    wanted = log_energy(energy)
+    weight, bias = reader.solve(wanted)
+    router.approximate_(weight.T, bias, torch.cov(inputs.T))
+    router.refit_(inputs, wanted)
+    for name, tensor in router.named_parameters():
+        halved = isinstance(router, LowRankLinear) and not name.endswith("bias")
+        tensor.mul_(ROUTER_SCALE ** (0.5 if halved else 1.0))
 
 
 def _clustered(profiles: Tensor, size: int, rounds: int = 8, rows: int = 2048) -> Tensor:
