@@ -3,7 +3,8 @@
 The aim is the output energy that the k blocks chosen for each token carry. Alternating steps
 raise it: a linear router is fitted to the blocks' energies, it chooses blocks for every token of a
 sample, and the neurons are dealt out again so that each sits where its energy falls on tokens that
-chose its block; then the router that stays is fitted. Related: MoEfication, https://arxiv.org/abs/2110.01786 (it clusters weights).
+chose its block; then the router that stays is fitted. Related: MoEfication,
+https://arxiv.org/abs/2110.01786 (it clusters weights).
 """
 
 from __future__ import annotations

@@ -48,8 +48,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Every trainable parameter of `model` once, in groups of equal `lr` and `weight_decay`.
 
-    lr = `rate` x the factor's multiplier (with `factor_rates`) x sqrt(share of the tokens that teach
-    it) (with `token_rates`) x that of `rates`, by pattern of the name; where none speaks of a
+    lr = `rate` x the factor's multiplier (with `factor_rates`) x sqrt(share of the tokens that
+    teach it) (with `token_rates`) x that of `rates`, by pattern of the name; where none speaks of a
     parameter, `rate`. Raises `UndenseError` for a pattern without a
     match.
     """
