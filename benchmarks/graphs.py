@@ -131,7 +131,6 @@ class Learner:
             rate=recipe.learning_rate,
             decay=recipe.weight_decay,
             factor_rates=recipe.factor_rates,
-            token_rates=recipe.token_rates,
             rates=recipe.rates,
         )
 

@@ -145,12 +145,6 @@ class FFNComponent(Part, ABC):
         """What decides how loud the output is: scaled together by s, the output is scaled by s
         (nearly, where a step reads what the step before it put out). Empty for no output at all."""
 
-    def token_shares(self) -> dict[str, float]:
-        """By name of a parameter of its own, the share of the tokens that teach it, where each
-        token chooses what it computes. Empty: all tokens teach every parameter. Training from
-        scratch sets rates by it (`train/groups.py`)."""
-        return {}
-
     @abstractmethod
     def start_from(self, dense: DenseFFN, statistics: Statistics) -> None:
         """Set the parameters in closed form so that the output approximates `dense`."""

@@ -151,10 +151,6 @@ class BlockTopK(GainedFFN):
         shared = [] if self.shared_down is None else self.shared_down.outputs()
         return [self.down, *shared, *([] if self.bias is None else [self.bias])]
 
-    def token_shares(self) -> dict[str, float]:
-        names = ["up", "down", *([] if self.up_bias is None else ["up_bias"])]
-        return dict.fromkeys(names, self.config.chosen / self.blocks)
-
     def cost(self, tokens: int) -> Cost:
         k, size, numbers = (self.config.chosen, self.config.block, tokens * self.dim)
         parts = [

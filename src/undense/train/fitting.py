@@ -206,7 +206,6 @@ def optimizer_of(model: PreTrainedModel, recipe: PretrainRecipe) -> torch.optim.
         rate=recipe.learning_rate,
         decay=recipe.weight_decay,
         factor_rates=recipe.factor_rates,
-        token_rates=recipe.token_rates,
         rates=recipe.rates,
     )
     return torch.optim.AdamW(groups, betas=(recipe.beta1, recipe.beta2), eps=1e-8, fused=True)

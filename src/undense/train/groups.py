@@ -1,11 +1,4 @@
-"""Optimizer groups: decay on matrices only, for what few tokens teach a smaller learning rate, and
-for structured maps one per factor.
-
-A block of neurons that a share s of the tokens choose sees batches s as large as the rest of the
-model does, and learns at sqrt(s) of the rate: the rule for the noise of Adam's steps. Source: On
-the SDEs and Scaling Rules for Adaptive Gradient Algorithms, https://arxiv.org/abs/2205.10287, its
-rate proportional to the square root of the batch. Differs: by parameter within one model; the betas
-stay.
+"""Optimizer groups: decay on matrices only, and for structured maps a learning rate per factor.
 
 A factor with fan-in f of a map with n factors and fan-in d learns at (d / f) / n of the rate, so
 that an update of the map is as large as a dense one of the same rate. Source: Compute Better Spent,
@@ -15,14 +8,12 @@ to that of a small reference model.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
-from undense.contract import FFNComponent
 from undense.ops.linear_map import LinearMap
 from undense.train.patterns import by_pattern
 
@@ -43,19 +34,15 @@ def parameter_groups(
     rate: float,
     decay: float,
     factor_rates: bool,
-    token_rates: bool,
     rates: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Every trainable parameter of `model` once, in groups of equal `lr` and `weight_decay`.
 
-    lr = `rate` x the factor's multiplier (with `factor_rates`) x sqrt(share of the tokens that
-    teach it) (with `token_rates`) x that of `rates`, by pattern of the name; where none speaks of a
-    parameter, `rate`. Raises `UndenseError` for a pattern without a
+    lr = `rate` x the factor's multiplier (with `factor_rates`) x that of `rates`, by pattern of the
+    name; where neither speaks of a parameter, `rate`. Raises `UndenseError` for a pattern without a
     match.
     """
     multipliers = factor_multipliers(model) if factor_rates else {}
-    if token_rates:
-        multipliers |= token_multipliers(model)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     asked = by_pattern(list(trained), rates or {}, "rates")
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
@@ -86,16 +73,6 @@ def factor_multipliers(model: nn.Module) -> dict[str, float]:
         factors = {k: p for k, p in linear.named_parameters() if is_matrix(k, p)}
         for key, factor in factors.items():
             found[f"{name}.{key}"] = linear.fan_in / factor.shape[-1] / len(factors)
-    return found
-
-
-def token_multipliers(model: nn.Module) -> dict[str, float]:
-    """sqrt(s) for every parameter that only a share s of the tokens teach, by parameter name."""
-    found: dict[str, float] = {}
-    for path, module in model.named_modules():
-        if isinstance(module, FFNComponent):
-            for name, share in module.token_shares().items():
-                found[f"{path}.{name}" if path else name] = math.sqrt(share)
     return found
 
 

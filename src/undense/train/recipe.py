@@ -55,7 +55,6 @@ class PretrainRecipe:
     mixer: str | dict[str, Any] | None = None  # spectral: a name or config; None: its default
     attention_every: int | None = None  # spectral: every n-th layer is windowed attention
     factor_rates: bool = False  # each factor's rate by its fan-in, see train/groups.py
-    token_rates: bool = True  # sqrt(s) of the rate for what a share s of the tokens teach, likewise
     rates: dict[str, float] = field(default_factory=dict)  # x the rate, by glob of parameter names
     factor_scales: bool = False  # each factor's start by its fans, see train/scales.py
     scales: dict[str, float] = field(default_factory=dict)  # x the start, by glob of names
