@@ -35,10 +35,11 @@ namespace baseline {  // SSE2, NEON: what every CPU of the architecture has
 #define LANES 4
 #include "vectors.inc"
 #include "packed.inc"
+#include "activation.inc"
 #include "gather_dot.inc"
+#include "sums.inc"
 #include "scatter_add.inc"
 #include "outer_sum.inc"
-#include "activation.inc"
 #include "routed_blocks.inc"
 #include "micro_steps.inc"
 #include "spectral.inc"
@@ -52,10 +53,11 @@ namespace avx2 {
 #define LANES 8
 #include "vectors.inc"
 #include "packed.inc"
+#include "activation.inc"
 #include "gather_dot.inc"
+#include "sums.inc"
 #include "scatter_add.inc"
 #include "outer_sum.inc"
-#include "activation.inc"
 #include "routed_blocks.inc"
 #include "micro_steps.inc"
 #include "spectral.inc"
@@ -69,10 +71,11 @@ namespace avx512 {
 #define LANES 16
 #include "vectors.inc"
 #include "packed.inc"
+#include "activation.inc"
 #include "gather_dot.inc"
+#include "sums.inc"
 #include "scatter_add.inc"
 #include "outer_sum.inc"
-#include "activation.inc"
 #include "routed_blocks.inc"
 #include "micro_steps.inc"
 #include "spectral.inc"
@@ -88,10 +91,11 @@ namespace amx {
 #include "vectors.inc"
 #include "packed.inc"
 #include "tiles.inc"
+#include "activation.inc"
 #include "gather_dot.inc"
+#include "sums.inc"
 #include "scatter_add.inc"
 #include "outer_sum.inc"
-#include "activation.inc"
 #include "routed_blocks.inc"
 #include "micro_steps.inc"
 #include "spectral.inc"
@@ -225,7 +229,8 @@ void undense_bent_backward_f32(int64_t blocks, int64_t size, int64_t gated, int6
                                       int threads) {                                              \
         Pairs pairs = {(long)blocks, offsets, token};                                             \
         threads = worth(threads, offsets[blocks] * dim * width, blocks * dim * width * sizeof(T)); \
-        RUN(scatter_add(pairs, dim, width, values, matrix, y, threads))                           \
+        const Sums sums = {y, 0, (long)dim};                                                      \
+        RUN(scatter_add(pairs, width, values, matrix, sums, threads))                             \
     }                                                                                             \
     void undense_outer_sum_##suffix(int64_t blocks, int64_t dim, int64_t width,                   \
                                     const int64_t *offsets, const int64_t *token,                 \
