@@ -158,12 +158,16 @@ def test_a_second_derivative_is_refused() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_threads_do_not_change_a_bit_on_the_way_back(dtype: torch.dtype) -> None:
-    config = BlockTopK.Config(hidden=528, block=16, chosen=8, rank=5, shared=21, balance=1.0)
-    component = BlockTopK(256, config).train().to(dtype)
+@pytest.mark.parametrize(("dim", "shared"), [(256, 21), (128, 0), (300, 21)])
+def test_threads_do_not_change_a_bit_on_the_way_back(
+    dtype: torch.dtype, dim: int, shared: int
+) -> None:
+    """Of 128 columns, in pieces of 64, a third thread has none, of 300 a smaller share."""
+    config = BlockTopK.Config(hidden=528, block=16, chosen=8, rank=5, shared=shared, balance=1.0)
+    component = BlockTopK(dim, config).train().to(dtype)
     before, gain = torch.get_num_threads(), GAIN.to(dtype)
     for tokens in (3, 60):
-        x, grad, found = torch.randn(tokens, 256).to(dtype), torch.randn(tokens, 256).to(dtype), []
+        x, grad, found = torch.randn(tokens, dim).to(dtype), torch.randn(tokens, dim).to(dtype), []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             found.append(gradients(component, x, gain, grad))

@@ -175,18 +175,37 @@ def test_a_compiled_graph_has_the_one_operation_and_an_exported_program_runs_any
             assert torch.allclose(program.module()(x), component(x), atol=1e-5)
 
 
+def same_for_any_threads(component: BlockTopK, x: Tensor) -> None:
+    before, gain, found = (torch.get_num_threads(), torch.tensor([0.7], dtype=x.dtype), [])
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        with torch.no_grad():
+            found.append(torch.stack([component(x), component(x, gain)]))
+    torch.set_num_threads(before)
+    assert all(torch.equal(found[0], other) for other in found)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_threads_do_not_change_a_bit(dtype: torch.dtype) -> None:
     """Around the numbers of tokens from which on rows are packed; a smaller FFN would run on one
     thread whatever is asked for."""
     config = BlockTopK.Config(hidden=528, block=16, chosen=8, rank=4, shared=16)
     component = BlockTopK(256, config).eval().to(dtype)
-    before = torch.get_num_threads()
     for tokens in (2, 3, 5, 6, 8, 11, 17, 40, 60):
-        x, found = torch.randn(tokens, 256, dtype=dtype), []
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            with torch.no_grad():
-                found.append(component(x))
-        torch.set_num_threads(before)
-        assert all(torch.equal(found[0], other) for other in found)
+        same_for_any_threads(component, torch.randn(tokens, 256, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dim", [128, 300])
+@pytest.mark.parametrize("shared", [0, 21])
+def test_threads_do_not_change_a_bit_where_columns_are_no_whole_share(
+    dtype: torch.dtype, dim: int, shared: int
+) -> None:
+    """Sums are made in pieces of 64 columns: of 128 a third thread has none, of 300 a smaller one.
+    More tokens than are taken at a time, too."""
+    config = BlockTopK.Config(hidden=528, block=16, chosen=8, shared=shared, bias=True)
+    component = BlockTopK(dim, config).eval().to(dtype)
+    assert component.bias is not None
+    torch.nn.init.normal_(component.bias)
+    for tokens in (60, 530):
+        same_for_any_threads(component, torch.randn(tokens, dim, dtype=dtype))

@@ -11,6 +11,9 @@
 #include <cpuid.h>
 #include <immintrin.h>
 #endif
+#if defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
 #if defined(__linux__)
 #include <sys/mman.h>
 #include <sys/syscall.h>
