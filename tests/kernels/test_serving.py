@@ -209,3 +209,15 @@ def test_threads_do_not_change_a_bit_where_columns_are_no_whole_share(
     torch.nn.init.normal_(component.bias)
     for tokens in (60, 530):
         same_for_any_threads(component, torch.randn(tokens, dim, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("dim", "rank"), [(256, None), (256, 51), (301, 51)])
+def test_threads_do_not_change_a_bit_where_few_tokens_share_neurons(
+    dtype: torch.dtype, dim: int, rank: int | None
+) -> None:
+    """Shares of a matrix that are whole matrix tiles beside one that is not; odd widths."""
+    config = BlockTopK.Config(hidden=533, block=16, chosen=8, rank=rank, shared=85, bias=True)
+    component = BlockTopK(dim, config).eval().to(dtype)
+    for tokens in (1, 4, 8, 20, 32, 33):
+        same_for_any_threads(component, torch.randn(tokens, dim, dtype=dtype))

@@ -23,7 +23,7 @@ import torch
 
 from undense.errors import UndenseError
 from undense.files import cache_folder, write_json
-from undense.kernels.library import SUFFIX, VARIABLE, kernels
+from undense.kernels.library import SUFFIX, VARIABLE, is_compiling, kernels
 
 # The operations that ask, and what their `work` counts.
 CHOOSING = {
@@ -49,7 +49,7 @@ def plain_wins(operation: str, dtype: torch.dtype, dim: int, work: int) -> bool:
     Sizes count by powers of two; a `work` that was not measured goes with the next smaller one
     that was. Where nothing was measured (another width, more work than ever with the compiled path
     the faster one until then) the compiled path is taken."""
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return False
     if operation in _forced:
         return _forced[operation]

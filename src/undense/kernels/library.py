@@ -56,6 +56,14 @@ INTERFACE = 5  # of native.cpp; raise both when what a function takes, returns o
 # In the order of the enumeration in common.inc.
 ACTIVATIONS = ("gelu", "gelu_tanh", "silu", "relu", "relu2", "identity")
 SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
+# At one token a small FFN is a few microseconds of work, and the weights that a larger one reads
+# have pushed Python out of the cache: these, asked before every call, are found by one name each.
+is_compiling, is_exporting = torch.compiler.is_compiling, torch.compiler.is_exporting
+is_autocast_enabled = torch.is_autocast_enabled
+_tracing = torch._C._get_tracing_state
+_dispatching, _overriding = torch._C._len_torch_dispatch_stack, torch._C._len_torch_function_stack
+_transforming = torch._C._functorch.maybe_current_level  # type: ignore[attr-defined]
+_profiling = torch.autograd._profiler_enabled  # type: ignore[attr-defined]
 TYPES = {"i": ctypes.c_int64, "f": ctypes.c_float, "p": ctypes.c_void_p, "t": ctypes.c_int}
 
 PLAIN = {Tensor, nn.Parameter, type(None)}
@@ -176,8 +184,8 @@ def runs(x: Tensor) -> bool:
     return (
         x.is_cpu
         and x.dtype in SUFFIX
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_exporting()
+        and not is_autocast_enabled("cpu")
+        and not is_exporting()
         and not forward_mode()
         and present()
     )
@@ -203,15 +211,15 @@ def unwatched(x: Tensor, held: Iterable[Tensor | None]) -> bool:
     long as a small FFN: nobody traces, counts, profiles or transforms operations, and no tensor is
     more than a tensor."""
     if (
-        torch.compiler.is_compiling()
-        or torch._C._get_tracing_state() is not None
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or torch._C._functorch.maybe_current_level() is not None  # type: ignore[attr-defined]
-        or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
+        is_compiling()
+        or _tracing() is not None
+        or _dispatching()
+        or _overriding()
+        or _transforming() is not None
+        or _profiling()
     ):
         return False
-    return {type(tensor) for tensor in (x, *held)} <= PLAIN
+    return type(x) in PLAIN and PLAIN.issuperset(map(type, held))
 
 
 @torch.compiler.assume_constant_result

@@ -224,7 +224,7 @@ void undense_bent_backward_f32(int64_t blocks, int64_t size, int64_t gated, int6
                                      const T *matrix, const T *bias, float *out, int threads) {   \
         Pairs pairs = {(long)blocks, offsets, token};                                             \
         threads = worth(threads, offsets[blocks] * dim * width, blocks * dim * width * sizeof(T)); \
-        RUN(gather_dot(pairs, dim, width, rows, matrix, bias, out, threads, [](long, long) {}))      \
+        RUN(gather_dot(pairs, dim, width, rows, matrix, bias, out, threads))                      \
     }                                                                                             \
     void undense_scatter_add_##suffix(int64_t blocks, int64_t dim, int64_t width,                 \
                                       const int64_t *offsets, const int64_t *token,               \

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from undense import cost
 from undense.cost import Cost
-from undense.kernels.held import held, plain, there, within
+from undense.kernels.held import all_held, held, plain, within
 from undense.kernels.library import unwatched
 from undense.kernels.native_routed import RoutedWeights, routed
 from undense.ops.auxiliary import unevenness_cost
@@ -25,6 +25,7 @@ from undense.ops.chosen_blocks import chosen_blocks_cost
 from undense.ops.low_rank import LowRankLinear
 
 _LIBRARY = torch.library.Library("undense", "FRAGMENT")
+LINEAR, OWN = ("weight", "bias"), ("temperature", "up", "up_bias", "down", "bias")
 # The operands, in the order of `RoutedWeights`.
 OPERANDS = (
     "Tensor x, Tensor? first, Tensor last, Tensor? router_bias, Tensor temperature, Tensor up,"
@@ -58,19 +59,23 @@ def routed_weights(own: nn.Module, gain: Tensor | None) -> RoutedWeights | None:
     for linear in (first, last, up, down):
         if not plain(linear, BlockLinear):
             return None
-    assert last is not None
+    router, router_bias = all_held(last, LINEAR)
+    temperature, blocks_up, up_bias, blocks_down, bias = all_held(own, OWN)
+    shared_up, shared_bias = all_held(up, LINEAR)
+    assert router is not None and temperature is not None
+    assert blocks_up is not None and blocks_down is not None
     return RoutedWeights(
         held(first, "weight"),
-        there(last, "weight"),
-        held(last, "bias"),
-        there(own, "temperature"),
-        there(own, "up"),
-        held(own, "up_bias"),
-        there(own, "down"),
-        held(up, "weight"),
-        held(up, "bias"),
+        router,
+        router_bias,
+        temperature,
+        blocks_up,
+        up_bias,
+        blocks_down,
+        shared_up,
+        shared_bias,
         held(down, "weight"),
-        held(own, "bias"),
+        bias,
         gain,
     )
 
